@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from idinit_ref.roles.graph import Node, NodeKind
+from idinit_ref.roles.graph import NodeKind
 from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value
 
 from ._layers import is_layer
@@ -99,14 +99,11 @@ class ModuleDrawing(Drawing):
         ended, self._ended = self._ended, ""
         if not (isinstance(value, Signal) and ended and value.node == ended):
             return super().reshape(name, value, shape)
-        rows = self._node(self.nodes[-1].inputs[0])
-        given = self._node(rows.inputs[0]).shape if rows.does == "move" else None
+        rows = self.node(self.nodes[-1].inputs[0])
+        given = self.node(rows.inputs[0]).shape if rows.does == "move" else None
         if shape is None or given is None or given[:-1] != shape[:-1]:
             return super().reshape(name, value, shape)
         self.nodes[-1] = replace(self.nodes[-1], shape=shape)
         old = value.shape or ()
         out = self.move(name, value, shape, lambda view: view.reshape(old, shape), True)
         return out._replace(places=()) if isinstance(out, Signal) else out
-
-    def _node(self, name: str) -> Node:
-        return self.nodes[self._place[name]]

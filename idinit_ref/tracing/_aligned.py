@@ -79,7 +79,7 @@ class Aligned(Joins):
 
         Writes that fill a constant up are a concatenation.
         """
-        node, joined = self.nodes[self._place[signal.node]], self.joins.get(signal.node)
+        node, joined = self.node(signal.node), self.joins.get(signal.node)
         if spot.parts and joined is None and not self._begun.isdisjoint(node.inputs[:1]):
             self._begun.add(node.name)
             found = self._joined_parts(node.name, spot.parts, spot.key[0])

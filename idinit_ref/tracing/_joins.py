@@ -75,11 +75,10 @@ class Joins(Slices):
         for value, start in zip(values, starts, strict=False):
             if isinstance(value, Signal):
                 first.setdefault(value.node, start)
-        place = self._place[name]
-        node = self.nodes[place]
-        if len(first) < len(values) and set(first) == set(node.inputs):
-            found = axis, tuple(first[to] for to in node.inputs)
-            self.nodes[place] = replace(node, options={"starts": found})
+        inputs = self.node(name).inputs
+        if len(first) < len(values) and set(first) == set(inputs):
+            found = axis, tuple(first[to] for to in inputs)
+            self.change(name, options={"starts": found})
 
     def _rejoin_slices(self, values: Sequence[Value]) -> None:
         """Record that products of a signal with slices of a matrix are joined: they are no blocks.
@@ -90,7 +89,7 @@ class Joins(Slices):
         tracks = [track for v in values if isinstance(v, Signal) for track in v.fresh]
         for track in tracks:
             name = track.operation.name
-            key = (self._data[name].node, *self.nodes[self._place[name]].weights)
+            key = (self.weights.data[name].node, *self.node(name).weights)
             uses.setdefault(key, set()).add(name)
         several = set[str]().union(*(names for names in uses.values() if len(names) > 1))
         for track in tracks:

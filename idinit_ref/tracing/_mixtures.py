@@ -86,14 +86,14 @@ class Mixtures(Applied):
             made, router = mixed.mixture
             found = self.applied(name, made, signal, labels, shape, router)
         if found is not None:
-            self._lazy.add(self._base(mixed.node))
+            self.fates.lazy.add(self._base(mixed.node))
         return found._replace(is_direct=True) if isinstance(found, Signal) else found
 
     def _routes(self, signal: Signal) -> bool:
         """Whether a signal is never 0, as a softmax or sigmoid is: it may weigh experts."""
         stack = [signal.node]
         for _ in range(_STEPS):
-            node = self.nodes[self._place[stack.pop()]]
+            node = self.node(stack.pop())
             if node.vanishes != "never":
                 at = range(len(node.inputs)) if node.vanishes == "all" else node.vanishes
                 if node.kind != "other" or not at or (len(at) > 1 and node.vanishes == "all"):
@@ -128,7 +128,7 @@ class Mixtures(Applied):
             else:
                 found = self._of_samples(name, signal, kernel.mixture, letters, shape, how)
             if found is not None:
-                self._lazy.add(self._base(kernel.node))
+                self.fates.lazy.add(self._base(kernel.node))
                 return found
         return super().convolution(name, signal, kernel, letters, shape, **how)
 
@@ -207,7 +207,7 @@ class Mixtures(Applied):
 
     def _is_share(self, by: Signal) -> bool:
         """Whether a signal is one number, of a router or of the inputs alone, as a time is."""
-        is_given = self._after[by.node][0] < 0 and by.node not in self._learned
+        is_given = self._after[by.node][0] < 0 and by.node not in self.learned.nodes
         return (by.is_number or by.shape == ()) and (is_given or self._routes(by))
 
     def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
@@ -231,7 +231,7 @@ class Mixtures(Applied):
         size, every = len(blend.terms), range(len(shape))
         parts = self.stack(name, [apply(made) for _, made in blend.terms], 0, (size, *shape))
         router = self.stack(name, [by for by, _ in blend.terms], 0, (size,))
-        self._lazy.update(blend.nodes)
+        self.fates.lazy.update(blend.nodes)
         found = self.product(name, [parts, router], [["", *every], [""]], every, shape)
         return found._replace(is_direct=True) if isinstance(found, Signal) else found
 
@@ -275,7 +275,7 @@ class Mixtures(Applied):
         If a router weighs them, outputs may follow before the inputs.
         """
         kinds = operation.kinds or ()
-        view = next((view for _, of, view in reversed(self._weights) if of is operation), None)
+        view = next((view for _, of, view in reversed(self.weights.each) if of is operation), None)
         if view is None or any(kinds[axis] != "O" for axis, *_ in digits):
             return False
         order: list[tuple[int, int, str]] = []  # of storage

@@ -91,7 +91,7 @@ class Moves(Results):
             self._moves[node] = value, lambda by: self.move(name, by, shape, move, False, spreads)
         if node != value.node and not value.units and value.shape and shape:
             probe = move(View.of(value.shape))
-            self._turns |= {} if probe is None else {node: seen_by(probe)}
+            self.axes.turns |= {} if probe is None else {node: seen_by(probe)}
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
         shift, copied, places = _moved(value, shape, move, spreads)
         out = Signal(

@@ -61,7 +61,7 @@ class Windows(Reduced):
         view = View.of(sizes).transpose(order).reshape([sizes[axis] for axis in order], new)
         if new != shape or view is None or len(signal.shape) - len(space) > 2:
             return out
-        self._lazy.add(out.node)
+        self.fates.lazy.add(out.node)
         return out._replace(patches=Patches(signal, view, sizes, how))
 
     def chosen_by(

@@ -122,7 +122,7 @@ class Products(Aligned):
             if placed(signal.units, way)
         }
         for signal, place in zip(signals, places, strict=True):
-            self._late |= self.asked(signal.node) if place in kept else set()
+            self.learned.late |= self.asked(signal.node) if place in kept else set()
         unknown = {p for p, signal in zip(places, signals, strict=True) if not signal.units}
         enough = kept or unknown
         node = self.draw(
@@ -188,7 +188,8 @@ class Products(Aligned):
     ) -> Signal:
         """Draw a product of a signal with a weight, whose labels are the first."""
         own, rest, out = labels
-        self._late |= self.tables_in(made) & self.asked(signal.node)  # keys and values of one
+        late = self.tables_in(made) & self.asked(signal.node)  # keys and values of one
+        self.learned.late |= late
         self._batch(signal, rest, own, out)
         made, own, kinds, apart = parted(made, own, kinds)
         sizes = made.shape or ()
@@ -228,7 +229,7 @@ class Products(Aligned):
             operation = Operation(value.shape or (), kinds)
             given = [(part.view, self.parameters[part.name].shape) for part in value.member.parts]
             if all(isinstance(operation.stored(*each), Stored) for each in given):
-                self._members.add(value.chosen)
+                self.used.members.add(value.chosen)
                 found[at] = value.member
                 break
         return found[0], found[1]
@@ -311,12 +312,12 @@ class Products(Aligned):
 
     def _is_normed(self, signal: Signal, made: Made) -> bool:
         """Whether a function and a learned scale stand for a norm, as tanh(a * x) * w does."""
-        node = self.nodes[self._place[signal.node]]
+        node = self.node(signal.node)
         is_scale = bool(made.parts) and prod(made.shape or ()) > 1
         if node.does != "map" or node.vanishes != "all" or not is_scale:
             return False
         while node.does in ("map", "move", "scale") and len(node.inputs) == 1:
-            node = self.nodes[self._place[node.inputs[0]]]
+            node = self.node(node.inputs[0])
         return made.is_vector and (node.kind == "weight" or node.does == "norm")
 
     def _is_standard(self, signal: Value, by: Value) -> bool:
@@ -347,7 +348,7 @@ class Products(Aligned):
                 return value.sloped(-1.0 if word == "neg" else factor_of(values, word == "div"))
             if isinstance(value, Signal):
                 node = self.draw("other", name, (value.node,), shape, does="scale")
-                self._shrunk[node] = factor_of(values, word == "div")
+                self.weights.shrunk[node] = factor_of(values, word == "div")
                 scaled = value._replace(
                     node=node, narrow=None, pieces=(), picks=False, term=None, fold=None, places=()
                 )
@@ -387,7 +388,7 @@ class Products(Aligned):
                 return found
         out = self.result(name, [value], shape, word="sum")
         if isinstance(out, Signal) and signal is not None:
-            self._gathered |= {} if mean else gathered(out.node, signal, axes)
+            self.weights.gathered |= {} if mean else gathered(out.node, signal, axes)
             places = left_by(len(signal.shape or ()), axes, shape)
             return self.moved(out, [(signal, places)])
         return self._sum_of_weights(name, value, out, axes) if isinstance(out, Made) else out
@@ -398,7 +399,7 @@ class Products(Aligned):
         """Draw a maximum or minimum along axes."""
         out = self.result(name, [value], shape, word=word)
         if isinstance(out, Signal) and isinstance(value, Signal):
-            self._steps_to[out.node] = [
+            self.axes.steps[out.node] = [
                 (value.node, left_by(len(value.shape or ()), axes, shape)),
             ]
         return out
@@ -442,7 +443,7 @@ class Products(Aligned):
 
     def find(self, name: str, table: Made, shape: Shape | None) -> Signal:
         """Draw a lookup in a table by data: a signal starts there."""
-        base = f"{table.parts[0].name}: lookup" if self._prefixed else name
+        base = f"{table.parts[0].name}: lookup" if self.prefixed else name
         signal = self.start(base, shape)
         self.use(table, "embedding", signal.node)
         return signal

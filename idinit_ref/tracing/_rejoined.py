@@ -7,39 +7,40 @@ from dataclasses import replace
 
 from ..roles.graph import Node
 from ._axes import Atom, View
-from ._nodes import Nodes
-from ._summed import Readers, Weighed, after, rejoined
+from ._records import Records
+from ._summed import Readers, Weighed, after, readers_of, rejoined
 from ._values import Operation, Signal
 
-__all__ = ["Rejoined"]
+__all__ = ["rejoin"]
 
 
-class Rejoined(Nodes):
-    """A graph in which such sums are drawn as such products."""
-
-    def _settle_sums(self, outputs: Collection[str]) -> None:
-        super()._settle_sums(outputs)
-        for uses, axis in _slices(self._weights, self._data, self._shapes, self._readers(outputs)):
-            names = [operation.name for _, operation, _ in uses]
-            signals = [self._data[name] for name in names]
-            (at,) = uses[0][1].reads
-            shape = list(signals[0].shape or ())
-            shape[at] = sum((signal.shape or ())[at] for signal in signals)
-            inputs = tuple(signal.node for signal in signals)
-            cat = Node(f"{names[0]}: cat", "other", inputs, tuple(shape), does="join")
-            found = None if cat.name in self._place else _joined(self.nodes, names, cat)
-            if found is None:
-                continue
-            self.nodes, last, gone = found
-            self._place = {node.name: place for place, node in enumerate(self.nodes)}
-            self._data[last] = Signal(cat.name, cat.shape)
-            self._differences = {k: v for k, v in self._differences.items() if k not in gone}
-            self._uses = [(n, use, last if to in gone else to, by) for n, use, to, by in self._uses]
-            rest = [use for use in self._weights if use[1].name not in {*names} - {last}]
-            self._weights = [
-                _whole(use, axis, shape[at]) if use[1].name == last else use for use in rest
-            ]
-            rejoined(signals)
+def rejoin(drawn: Records, outputs: Collection[str]) -> None:
+    """Draw such sums in a finished drawing as such products."""
+    weights, axes = drawn.weights, drawn.axes
+    readers = readers_of(drawn.nodes, outputs)
+    for uses, axis in _slices(weights.each, weights.data, drawn.shapes, readers):
+        names = [operation.name for _, operation, _ in uses]
+        signals = [weights.data[name] for name in names]
+        (at,) = uses[0][1].reads
+        shape = list(signals[0].shape or ())
+        shape[at] = sum((signal.shape or ())[at] for signal in signals)
+        inputs = tuple(signal.node for signal in signals)
+        cat = Node(f"{names[0]}: cat", "other", inputs, tuple(shape), does="join")
+        found = None if cat.name in drawn.place else _joined(drawn.nodes, names, cat)
+        if found is None:
+            continue
+        nodes, last, gone = found
+        drawn.keep(nodes)
+        weights.data[last] = Signal(cat.name, cat.shape)
+        axes.differences = {k: v for k, v in axes.differences.items() if k not in gone}
+        drawn.used.each = [
+            (name, use, last if to in gone else to, by) for name, use, to, by in drawn.used.each
+        ]
+        rest = [use for use in weights.each if use[1].name not in {*names} - {last}]
+        weights.each = [
+            _whole(use, axis, shape[at]) if use[1].name == last else use for use in rest
+        ]
+        rejoined(signals)
 
 
 def _whole(use: Weighed, axis: int, size: int) -> Weighed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from math import inf, prod
 from typing import Any, Literal, NamedTuple
 
@@ -130,9 +129,7 @@ class Results(Functions):
             elif len(at) == 1:
                 does = "scale" if does == "product" else does
                 vanishes = "all" if enough else "never"
-            elif (
-                when == "each" and len({self._root.get(inputs[k], inputs[k]) for k in places}) == 1
-            ):
+            elif when == "each" and len({self.root.get(inputs[k], inputs[k]) for k in places}) == 1:
                 vanishes = "all"  # a square
         gathers = fact == Fact("select", (0,))
         repeats = gathers or does in ("move", "scale")
@@ -179,8 +176,8 @@ class Results(Functions):
         found = self._terms(update, whole.node if isinstance(whole, Signal) else "") or []
         new = [one.signal.node for one in found] or [update.node]
         if terms and not self._comes_from(new, terms):
-            for at in (self._place[one.add] for one in found):
-                self.nodes[at] = replace(self.nodes[at], kind="other")
+            for one in found:
+                self.change(one.add, kind="other")
         self._filled[node] = (terms or frozenset()).union(self._base(name) for name in new)
 
     def accumulates(self, whole: Value, update: Value) -> bool:
@@ -204,7 +201,7 @@ class Results(Functions):
             base = self._base(at.node, wholes)
             if base in wholes and not self._is_read_of(at, under):
                 continue
-            if base in wholes or self._rewritten.get(base) in wholes:
+            if base in wholes or self.fates.rewritten.get(base) in wholes:
                 return unlinked(path)
             if at.node in seen:
                 continue
@@ -222,7 +219,7 @@ class Results(Functions):
         own = None if under is None else followed(signal, lambda view: view)
         if own is None or under is None or signal.shape is None:
             return True
-        is_scaled = own[0].of is signal and self.nodes[self._place[signal.node]].does == "scale"
+        is_scaled = own[0].of is signal and self.node(signal.node).does == "scale"
         return is_scaled or taken(own, signal.shape) == under
 
     def _are_branches(self, terms: Sequence[Sum], whole: str) -> bool:
@@ -230,11 +227,11 @@ class Results(Functions):
 
         A box that a network shifts from its old place by writing a sum over it is no skip.
         """
-        if any(self.nodes[self._place[t.add]].shape != t.signal.shape for t in terms):
+        if any(self.node(t.add).shape != t.signal.shape for t in terms):
             return False
         seen, stack = {whole}, [whole]  # what the signal is made of over no weight
         while stack:
-            node = self.nodes[self._place[stack.pop()]]
+            node = self.node(stack.pop())
             new = {*node.inputs} - seen if node.kind in ("add", "other") else set()
             seen |= new
             stack += new
@@ -249,18 +246,18 @@ class Results(Functions):
 
     def _base(self, name: str, stops: Collection[str] = ()) -> str:
         """Return the node of which a node is a part, moved, scaled or padded; or one of `stops`."""
-        node = self.nodes[self._place[name]]
+        node = self.node(name)
         while node.name not in stops and node.does in _PARTS and len(node.inputs) == 1:
-            node = self.nodes[self._place[node.inputs[0]]]
+            node = self.node(node.inputs[0])
         return node.name
 
     def _comes_from(self, names: Sequence[str], terms: Collection[str]) -> bool:
         """Whether some nodes are computed from others."""
-        first, ends = min((self._place[name] for name in terms), default=0), {*terms}
+        first, ends = min((self.place[name] for name in terms), default=0), {*terms}
         seen, stack = {*names}, [*names]
         while stack and ends.isdisjoint(names):
-            inputs = self.nodes[self._place[stack.pop()]].inputs
-            names = [to for to in inputs if self._place[to] >= first and to not in seen]
+            inputs = self.node(stack.pop()).inputs
+            names = [to for to in inputs if self.place[to] >= first and to not in seen]
             seen.update(names)
             stack += names
         return not ends.isdisjoint(seen)
@@ -279,7 +276,7 @@ class Results(Functions):
             return out.noted(done_by("", name, []))
         for value in values:
             for part in value.parts if isinstance(value, Made) else ():
-                self._met.setdefault(part.name, name)
+                self.used.met.setdefault(part.name, name)
         return out
 
     def spectrum(
@@ -322,7 +319,7 @@ class Results(Functions):
             halves = frozenset().union(*(signal.halves for signal in signals))
             out = _faded(out, [s for s in signals if s.shape == shape], halves)
             self.expand(out, word or name, values)
-            self._narrow |= {(made, out.node) for made in matrices_in(values, shape)}
+            self.used.narrow |= {(made, out.node) for made in matrices_in(values, shape)}
             return out._replace(spread=copied_axes(values, shape))
         return out
 

@@ -102,9 +102,9 @@ class Seams(Mixtures):
         return found or None
 
     def _note_seams(self, value: Value, seam: Seam) -> None:
-        if isinstance(value, Signal) and self.nodes[self._place[value.node]].kind == "weight":
+        if isinstance(value, Signal) and self.node(value.node).kind == "weight":
             self._seams[value.node, value.shape] = seam
-            self._lazy.add(value.node)
+            self.fates.lazy.add(value.node)
 
     def add(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a sum of two values, entry by entry; a bias of joined weights is one of each."""

@@ -140,7 +140,7 @@ class Slices(Moves):
         if cut and held.isdisjoint(cut):
             self.rows[node] = Rows(value, tuple(spans), tuple(gone))
         if cut and not (gone or held or 0 in cut):
-            self._slices[node] = frozenset(cut)
+            self.axes.slices[node] = frozenset(cut)
         tracks, halves = [], set(value.halves)
         for track in value.tracks:
             view, own = move(track.view), track.operation

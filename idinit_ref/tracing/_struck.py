@@ -11,7 +11,7 @@ from typing import Any
 from ..roles.graph import Node, entries
 from ._units import Places, Unit
 
-__all__ = ["distances", "frozen", "live", "struck"]
+__all__ = ["distances", "frozen", "live", "returned", "struck"]
 
 _Ways = Mapping[tuple[str, str], Sequence[Places]]
 

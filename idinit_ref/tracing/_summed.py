@@ -28,6 +28,7 @@ __all__ = [
     "loops_of",
     "members_in",
     "multiplied",
+    "readers_of",
     "rebound",
     "rejoined",
     "whole",
@@ -164,6 +165,15 @@ def _is_mean(name: str, count: int, shrunk: Mapping[str, float], readers: Reader
     path = after(name, readers)
     behind = [node.name for node in readers.get(path[-1], ()) if node is not None]
     return len(behind) == 1 and isclose(shrunk.get(behind[0], 1) * count, 1, rel_tol=1e-3)
+
+
+def readers_of(nodes: Iterable[Node], outputs: Iterable[str]) -> dict[str, list[Node | None]]:
+    """Return the readers of each node; None stands for the model's outputs."""
+    readers: dict[str, list[Node | None]] = {name: [None] for name in outputs}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def after(name: str, readers: Readers, end: str = "") -> list[str]:

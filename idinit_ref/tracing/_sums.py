@@ -137,10 +137,10 @@ class Sums(Terms):
         stack = [value.node for value in values if isinstance(value, Signal)]
         while stack:
             node = stack.pop()
-            if node not in terms and node not in self._passed:
-                self._passed[node] = ""
+            if node not in terms and node not in self.fates.passed:
+                self.fates.passed[node] = ""
                 form = self._forms.get(node)
-                stack += self.nodes[self._place[node]].inputs if form else ()
+                stack += self.node(node).inputs if form else ()
 
     # Entry by entry -------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Sums(Terms):
         """Draw a product with numbers, a quotient by them, or a change of sign."""
         out = super().scale(name, values, shape, doing, word)
         by = _factor(values, word)
-        if isinstance(out, Signal) and by and self.nodes[self._place[out.node]].does == "scale":
+        if isinstance(out, Signal) and by and self.node(out.node).does == "scale":
             (signal,) = (value for value in values if isinstance(value, Signal))
             self._forms.setdefault(out.node, Form((Share(signal, by),)))
         return out
@@ -191,7 +191,7 @@ class Sums(Terms):
         for share in form.shares:
             name, near = share.signal.node, self._near_zero(share.signal, share.signal.shape)
             is_gone = isinstance(near, AtZero) and not near.value and not share.gates
-            is_after = self._after[name][0] > self._place[factor.node]
+            is_after = self._after[name][0] > self.place[factor.node]
             inner = self._forms.get(name, Form()).shares
             sign = inner[0].by if len(inner) == 1 else 1.0  # of -f
             if not is_gone or not is_after or share.by * sign * form.number < 0:
@@ -275,7 +275,7 @@ class Sums(Terms):
         if not signal.is_direct or not made.parts:
             return False
         while stack:
-            node = self.nodes[self._place[stack.pop()]]
+            node = self.node(stack.pop())
             if node.shape is None or node.does not in ("scale", "product", "move", "map"):
                 return False
             if prod(node.shape) >= size:
@@ -343,7 +343,7 @@ class Sums(Terms):
                 if fact.vanishes == "never" and doing == "added to" and made[0].parts:
                     self._shifts[out.node] = signals[0], made[0]
             self.expand(out, "sub" if doing == "subtracted with" else "add", values)
-            if form is not None and self.nodes[self._place[out.node]].does == "shift":
+            if form is not None and self.node(out.node).does == "shift":
                 self._forms[out.node] = form
         if isinstance(out, Signal) and len(signals) == 1 and fact.vanishes == "all":
             return out._replace(is_direct=signals[0].is_direct)
@@ -364,7 +364,7 @@ class Sums(Terms):
                 and bias.member
                 and self._is_bias(bias.member, signal.fresh, len(shape or ()))
             ):
-                self._biases.add(bias.chosen)  # each expert has its own bias
+                self.used.biases.add(bias.chosen)  # each expert has its own bias
                 return signal._replace(tracks=signal.fresh, **_SHIFTED)
         tracks = self._terms_in(a, b, shape)
         for signal in (a, b):
@@ -373,7 +373,7 @@ class Sums(Terms):
         inputs = [a.narrow or a.node, b.narrow or b.node]
         wide = [a.node, b.node]
         for at, (own, rest) in enumerate(((a, b), (b, a))):
-            is_table = inputs[at] in self._learned and inputs[1 - at] not in self._learned
+            is_table = inputs[at] in self.learned.nodes and inputs[1 - at] not in self.learned.nodes
             if shape is not None and (is_table or _is_for_all(own, rest, shape)):
                 if own.shape != shape:
                     inputs[at] = self.draw("other", "copies", (own.node,), shape, (), "move")
@@ -383,18 +383,18 @@ class Sums(Terms):
         node = self.draw("add", name, inputs, shape)
         self._sums[node] = a, b
         if inputs != wide:
-            self._wide[node] = tuple(wide)
+            self.fates.wide[node] = tuple(wide)
         units = merged(
             unit for one in (a, b) for unit in self.follow(node, one, spread_to(one.shape, shape))
         )
         if word == "sub":
-            self._differences[node] = units
+            self.axes.differences[node] = units
         is_direct = a.is_direct and b.is_direct
         halves = self._halves_in(a, b) | self._halves_in(b, a)
         out = Signal(node, shape, tracks, halves, units=units, is_direct=is_direct)
         if self.is_function((a, b), shape):
             self.expand(out, word, (a, b))
-        if a.shape == b.shape == shape and self.nodes[self._place[node]].kind == "add":
+        if a.shape == b.shape == shape and self.node(node).kind == "add":
             self._forms[node] = Form((Share(a), Share(b, 1.0 if word == "add" else -1.0)))
         return out
 

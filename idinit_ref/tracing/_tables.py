@@ -11,8 +11,8 @@ from ._functions import Fact
 from ._labels import Labels
 from ._late import LateTablesError, known_tables
 from ._made import Factors, Made, Part, names_of
+from ._nodes import Nodes
 from ._recipes import thinned
-from ._rejoined import Rejoined
 from ._values import Data, Operation, Signal, Value
 
 __all__ = ["ON_DATA", "Tables"]
@@ -21,20 +21,20 @@ ON_DATA = {"attention", "join", "select"}
 """Operations that turn a learned operand into a signal."""
 
 
-class Tables(Rejoined):
+class Tables(Nodes):
     """A drawing with learned tables, which may be data."""
 
     def data(self, value: Made) -> Signal:
         """Return the signal that starts at learned tensors, such as tokens and positions."""
-        self._late |= self.tables_in(value)
-        if value not in self._tables:
+        self.learned.late |= self.tables_in(value)
+        if value not in self.learned.signals:
             names = names_of([value])
             for name in names:
-                if name not in self._starts:
+                if name not in self.learned.starts:
                     shape = self.parameters[name].shape
-                    self._starts[name] = self.draw("input", f"{name}: data", (), shape)
-                    self._learned.add(self._starts[name])
-            starts = [self._starts[name] for name in names]
+                    self.learned.starts[name] = self.draw("input", f"{name}: data", (), shape)
+                    self.learned.nodes.add(self.learned.starts[name])
+            starts = [self.learned.starts[name] for name in names]
             node = starts[0] if starts else ""
             whole = names and Made(value.shape, (Part(names[0], View.of(value.shape or ())),))
             if not starts:
@@ -42,8 +42,8 @@ class Tables(Rejoined):
                 node = self.draw(kind, "constant", (), value.shape)
             elif value != whole:
                 node = self.draw("other", "learned", starts, value.shape, (), "move")
-            self._tables[value] = Signal(node, value.shape)
-        signal = self._tables[value]
+            self.learned.signals[value] = Signal(node, value.shape)
+        signal = self.learned.signals[value]
         self.use(value, "other", signal.node)
         return signal
 
@@ -51,7 +51,7 @@ class Tables(Rejoined):
         """Whether the learned tables of a value are known to be used as data."""
         names = names_of([value])
         tables = [name for name in names if len(self.parameters[name].shape) > 1] or names
-        return bool(names) and known_tables().union(self._starts).issuperset(tables)
+        return bool(names) and known_tables().union(self.learned.starts).issuperset(tables)
 
     def floats(self, value: Made) -> bool:
         """Whether a value consists of floating-point parameters."""
@@ -109,24 +109,24 @@ class Tables(Rejoined):
             names, matrices = names_of([table]), names_of([by])
             is_matrix = isinstance(by, Made) and by.is_matrix and bool(matrices)
             if is_matrix and own and own[-1] in rest and not {*names} & {*matrices}:
-                first = [name for name in names if name in self._composed] or names
+                first = [name for name in names if name in self.learned.composed] or names
                 for name in first:
-                    self._composed.setdefault(name, set()).update(matrices)
+                    self.learned.composed.setdefault(name, set()).update(matrices)
                 return
 
     def asked(self, name: str) -> set[str]:
         """Return the learned tables in the weight that made the scores of a softmax."""
-        node, is_soft = self.nodes[self._place[name]], False
-        while self._composed and node.kind in ("add", "other") and node.inputs:
+        node, is_soft = self.node(name), False
+        while self.learned.composed and node.kind in ("add", "other") and node.inputs:
             is_soft |= node.does == "softmax" or function_of(node) == "exp"
-            node = self.nodes[self._place[node.inputs[0]]]
-        return self._queries.get(node.name, set()) if is_soft else set()
+            node = self.node(node.inputs[0])
+        return self.learned.queries.get(node.name, set()) if is_soft else set()
 
     def tables_in(self, made: Made) -> set[str]:
         """Return the learned tables in a value, if all its matrices were applied to tables."""
         matrices = {name for name in names_of([made]) if len(self.parameters[name].shape) > 1}
-        tables = matrices & self._composed.keys()
-        applied = {name for table in tables for name in self._composed[table]}
+        tables = matrices & self.learned.composed.keys()
+        applied = {name for table in tables for name in self.learned.composed[table]}
         return tables if matrices <= tables | applied else set()
 
     def weigh(
@@ -134,7 +134,7 @@ class Tables(Rejoined):
     ) -> Signal:
         """Draw a weight operation; `out` is its result without the node."""
         found = super().weigh(base, made, signal, operation, out)
-        self._queries[found.node] = self.tables_in(made)
+        self.learned.queries[found.node] = self.tables_in(made)
         return found
 
     def graph(self, outputs: Sequence[Value], also: Sequence[Value] = ()) -> Graph:
@@ -145,7 +145,9 @@ class Tables(Rejoined):
         LateTablesError
             If learned tables turned out to be data: draw again (see `redrawn`).
         """
-        late = (self._late | (self._composed.keys() & self._starts)) - known_tables()
+        learned = self.learned
+        late = learned.late | (learned.composed.keys() & learned.starts)
+        late -= known_tables()
         if late:
             raise LateTablesError(sorted(late))
         return super().graph(outputs, also)

@@ -58,10 +58,10 @@ class Terms(Loops):
         """Return the inputs from which a node is computed."""
         seen, stack = {name}, [name]
         while stack:
-            new = {*self.nodes[self._place[stack.pop()]].inputs} - seen
+            new = {*self.node(stack.pop()).inputs} - seen
             seen |= new
             stack += new
-        return [at for at in seen if not self.nodes[self._place[at]].inputs]
+        return [at for at in seen if not self.node(at).inputs]
 
     def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
         """Whether a term added to a weight's result varies along the outputs only (a bias).
@@ -86,6 +86,6 @@ class Terms(Loops):
 
     def _lies_along(self, signal: Signal, made: Made, shape: Shape | None) -> bool:
         """Whether a term varies along outputs alone, as the biases of several members do."""
-        addends = addends_of(made, shape, self._shapes) if signal.shape == shape else []
-        each = (lying_along(signal.node, addend.axes, self._so_far) for addend in addends)
+        addends = addends_of(made, shape, self.shapes) if signal.shape == shape else []
+        each = (lying_along(signal.node, addend.axes, self.so_far) for addend in addends)
         return bool(addends) and all(each)

@@ -90,7 +90,7 @@ class Writes(Sums):
             if chosen is not None and isinstance(part, Signal):
                 part = self.select(name, part, *chosen[1:])
             out = self.scatter_add(name, out, part, places, shape)
-            self._rewritten[add] = out.node if isinstance(out, Signal) and not chosen else ""
+            self.fates.rewritten[add] = out.node if isinstance(out, Signal) and not chosen else ""
         return out
 
     # Sums of parts --------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Writes(Sums):
                 value = self.add("add", value, branch, shape)
             assert isinstance(value, Signal)
             adds = (one.add for _, terms in paths for one in terms)
-            self._rewritten |= dict.fromkeys(adds, value.node)
+            self.fates.rewritten |= dict.fromkeys(adds, value.node)
             return value
         return None
 

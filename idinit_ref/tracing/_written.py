@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from ._at_zero import AtZero, at_zero, is_flat
@@ -58,18 +57,17 @@ class Functions(Tables):
         self, out: Signal, of: tuple[str, ...], does: Literal["map", "product"]
     ) -> None:
         """Make a node a function of some nodes from which it is computed, 0 where they are."""
-        node = self.nodes[self._place[out.node]]
-        new = replace(node, kind="other", inputs=of, does=does, vanishes="all", sums=())
-        self.nodes[self._place[out.node]] = new
+        node = self.node(out.node)
+        self.change(out.node, kind="other", inputs=of, does=does, vanishes="all", sums=())
         self._sums.pop(out.node, None)
         for name in of if out.units else ():
-            self._ways.setdefault((out.node, name), []).append(spread_to(out.shape, out.shape))
+            self.axes.ways.setdefault((out.node, name), []).append(spread_to(out.shape, out.shape))
         stack = [*node.inputs]
         while stack:
             name = stack.pop()
-            if name not in of and name not in self._passed:
-                self._passed[name] = out.node
-                stack += self.nodes[self._place[name]].inputs
+            if name not in of and name not in self.fates.passed:
+                self.fates.passed[name] = out.node
+                stack += self.node(name).inputs
 
     def _near_zero(self, value: Value, shape: Shape | None) -> AtZero | float | None:
         """Return a number, or a signal of a shape as a function of signals that may be zero."""
@@ -80,16 +78,16 @@ class Functions(Tables):
             return None
         if value.node in self._at_zero:
             return self._at_zero[value.node]
-        is_never = self.nodes[self._place[value.node]].vanishes == "never"
+        is_never = self.node(value.node).vanishes == "never"
         return None if is_never else AtZero(0.0, {value.node: 1.0})
 
     def is_of_one(self, a: Signal, b: Signal) -> bool:
         """Whether one of two signals is computed from the other alone, over no weight."""
-        first, last = sorted((self._place[a.node], self._place[b.node]))
+        first, last = sorted((self.place[a.node], self.place[b.node]))
         seen, stack = {first, last}, [last] if first < last else []
         while stack:
             node = self.nodes[stack.pop()]
-            new = {self._place[name] for name in node.inputs} - seen
+            new = {self.place[name] for name in node.inputs} - seen
             if node.kind == "weight" or not node.inputs or min(new, default=first) < first:
                 return False
             seen |= new
