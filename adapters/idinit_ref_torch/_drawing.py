@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from idinit_ref.roles.graph import NodeKind
-from idinit_ref.tracing import Drawing, Made, Parameter, Signal, Value
+from idinit_ref.tracing import Drawing, Made, Moving, Parameter, Signal, Value
 
 from ._layers import is_layer
 from ._memory import shape_of
@@ -105,5 +105,6 @@ class ModuleDrawing(Drawing):
             return super().reshape(name, value, shape)
         self.nodes[-1] = replace(self.nodes[-1], shape=shape)
         old = value.shape or ()
-        out = self.move(name, value, shape, lambda view: view.reshape(old, shape), True)
+        by = Moving(name, shape, lambda view: view.reshape(old, shape), quiet=True)
+        out = self.move(value, by)
         return out._replace(places=()) if isinstance(out, Signal) else out

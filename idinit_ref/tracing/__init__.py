@@ -23,6 +23,7 @@ from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._late import redrawn
 from ._made import Made, Part, entries_of, span_of
+from ._moves import Moving
 from ._parameter import Parameter
 from ._places import Box
 from ._slices import Span, spans_of
@@ -35,6 +36,7 @@ __all__ = [
     "Drawing",
     "Fact",
     "Made",
+    "Moving",
     "Parameter",
     "Part",
     "Sides",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..roles.graph import Does
 from ._axes import View
 from ._joins import Joins
 from ._made import Shape
-from ._moves import Spot, chained
+from ._moves import Moving, Spot, chained
 from ._places import Move, followed
 from ._values import Signal, Value, is_constant
 
@@ -30,31 +29,21 @@ class Laid(NamedTuple):
 class Aligned(Joins):
     """A drawing in which signals side by side are a concatenation along the axis they lie on."""
 
-    def move(
-        self,
-        name: str,
-        value: Value,
-        shape: Shape | None,
-        move: Move,
-        quiet: bool = False,
-        spreads: bool = False,
-        does: Does = "move",
-        **more: Any,
-    ) -> Value:
-        """Draw a move, given its effect on a view: see :class:`Moves`.
+    def move(self, value: Value, by: Moving) -> Value:
+        """Draw a move: see :class:`Moves`.
 
         A move that merges the axis of a stack, or of a concatenation, with others puts the parts
         side by side along a longer axis: it is the concatenation of the moved parts.
         """
         laid = self._laid.get(value.node) if isinstance(value, Signal) else None
-        if laid is None or shape is None or does != "move":
-            return super().move(name, value, shape, move, quiet, spreads, does, **more)
-        parts = tuple((part, chained(first, move)) for part, first in laid.parts)
-        if not quiet and self.spot(followed(value, move), shape).value is None:
-            found = self._joined_parts(name, parts, shape, laid.length)
+        if laid is None or by.shape is None or by.does != "move":
+            return super().move(value, by)
+        parts = tuple((part, chained(first, by.move)) for part, first in laid.parts)
+        if not by.quiet and self.spot(followed(value, by.move), by.shape).value is None:
+            found = self._joined_parts(by.name, parts, by.shape, laid.length)
             if found is not None:
                 return found
-        out = super().move(name, value, shape, move, quiet, spreads, does, **more)
+        out = super().move(value, by)
         if isinstance(out, Signal):
             self._laid.setdefault(out.node, Laid(laid.length, parts))
         return out
@@ -112,7 +101,8 @@ class Aligned(Joins):
         operands = []
         for (_, span), (part, move) in ordered:
             own = (*shape[:axis], len(span), *shape[axis + 1 :])
-            operands.append(self.move(name, part, own, chained(move, slice_of(axis, span))))
+            cut = chained(move, slice_of(axis, span))
+            operands.append(self.move(part, Moving(name, own, cut)))
         return self.join(name, operands, axis, shape)
 
 

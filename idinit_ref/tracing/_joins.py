@@ -10,7 +10,7 @@ from ..roles.graph import Does
 from ._axes import View
 from ._functions import Fact
 from ._made import Made, Part, Shape
-from ._moves import Spot, lose, shift_of
+from ._moves import Moving, Spot, lose, shift_of
 from ._places import Box, Move, Runs, box_at, embedded, followed, outside, sliced, taken, turned
 from ._resolution import is_apart, is_repeated
 from ._slices import Joined, Slices, Span
@@ -105,7 +105,7 @@ class Joins(Slices):
             for value in values:
                 size = value.shape
                 new = None if size is None else (*size[:axis], 1, *size[axis:])
-                rows.append(self.move(name, value, new, lambda view: view.expand(axis)))
+                rows.append(self.move(value, Moving(name, new, lambda view: view.expand(axis))))
             return self.join(name, rows, axis, shape)
         spot = Spot()
         if shape is not None:
@@ -289,7 +289,7 @@ class Joins(Slices):
     def roll(self, name: str, value: Value, by: Mapping[int, int]) -> Value:
         """Draw a circular shift along axes."""
         if value.shape is None or isinstance(value, Data):
-            return self.move(name, value, value.shape, lose)
+            return self.move(value, Moving(name, value.shape, lose))
         if isinstance(value, Signal):
             moves = ((value, move) for move in turned(by, value.shape))
             spot = self.assembly(moves, value.shape)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..roles.graph import Does
@@ -15,9 +16,25 @@ from ._results import Results
 from ._units import Places, seen_by, spread_to
 from ._values import Data, Fold, Piece, Place, Signal, Value, is_constant
 
-__all__ = ["Moves", "Spot", "chained", "lose", "shift_of", "unmoved"]
+__all__ = ["Moves", "Moving", "Spot", "chained", "lose", "shift_of", "unmoved"]
 
 _MOST = 64  # the most places that are moved on
+
+
+class Moving(NamedTuple):
+    """A move, given its effect on a view.
+
+    A quiet move adds no node to a signal. `spreads` means that it may copy along axes. `more` are
+    further facts on a new signal.
+    """
+
+    name: str
+    shape: Shape | None
+    move: Move
+    quiet: bool = False
+    spreads: bool = False
+    does: Does = "move"
+    more: Mapping[str, Any] = MappingProxyType({})
 
 
 class Spot(NamedTuple):
@@ -52,24 +69,11 @@ class Moves(Results):
         value = None if value != value else value
         return Made(shape, (), number, value, span=span, entries=entries_of(numbers))
 
-    def move(
-        self,
-        name: str,
-        value: Value,
-        shape: Shape | None,
-        move: Move,
-        quiet: bool = False,
-        spreads: bool = False,
-        does: Does = "move",
-        **more: Any,
-    ) -> Value:
-        """Draw a move, given its effect on a view.
-
-        A quiet move adds no node to a signal. `spreads` means that it may copy along axes. `more`
-        are further facts on a new signal. A move that undoes others has their operand as result.
-        """
-        if value.shape is None or shape is None:
-            move = lose
+    def move(self, value: Value, by: Moving) -> Value:
+        """Draw a move. One that undoes others has their operand as result."""
+        if value.shape is None or by.shape is None:
+            by = by._replace(move=lose)
+        name, shape, move, *_ = by
         if isinstance(value, Made):
             return value.moved(shape, move)
         if isinstance(value, Data):
@@ -85,15 +89,16 @@ class Moves(Results):
             else:
                 track.spend()
         node = value.node
-        if not quiet:
-            node = self.draw("other", name, (value.node,), shape, (), does)
-        if node != value.node and does == "move" and move is not lose:
-            self._moves[node] = value, lambda by: self.move(name, by, shape, move, False, spreads)
+        if not by.quiet:
+            node = self.draw("other", name, (value.node,), shape, (), by.does)
+        if node != value.node and by.does == "move" and move is not lose:
+            again = by._replace(more={})
+            self._moves[node] = value, lambda other: self.move(other, again)
         if node != value.node and not value.units and value.shape and shape:
             probe = move(View.of(value.shape))
             self.axes.turns |= {} if probe is None else {node: seen_by(probe)}
         pieces = tuple(piece._replace(shift=None) for piece in value.pieces)
-        shift, copied, places = _moved(value, shape, move, spreads)
+        shift, copied, places = _moved(value, by)
         out = Signal(
             node,
             shape,
@@ -111,7 +116,7 @@ class Moves(Results):
             patches=value.patches and value.patches.moved(move),
             mixture=value.mixture and value.mixture.moved(shape, move),
         )
-        return self.placed(out._replace(**more), spot)
+        return self.placed(out._replace(**by.more), spot)
 
     def spot(self, places: Sequence[Place] | None, shape: Shape | None) -> Spot:
         """Return where the entries of a new signal come from, and the value that has them."""
@@ -170,7 +175,7 @@ class Moves(Results):
         def move(view: View) -> View | None:
             return view.reshape(old, shape or ())
 
-        return self.move(name, value, shape, move, does=does, **more)
+        return self.move(value, Moving(name, shape, move, does=does, more=more))
 
     def resized(self, name: str, value: Signal, shape: Shape, does: Does = "move") -> Signal:
         """Draw a signal with another number of places; the facts on it stay as they are."""
@@ -186,14 +191,14 @@ class Moves(Results):
     def transpose(self, name: str, value: Value, order: Sequence[int]) -> Value:
         """Draw a permutation of axes."""
         shape = None if value.shape is None else tuple(value.shape[axis] for axis in order)
-        return self.move(name, value, shape, lambda view: view.transpose(order))
+        return self.move(value, Moving(name, shape, lambda view: view.transpose(order)))
 
     def flip(self, name: str, value: Value, axes: Sequence[int]) -> Value:
         """Draw a reversal of axes."""
         more: dict[str, Any] = {}
         if isinstance(value, Signal):
             more["pieces"] = tuple(Piece(piece.node, None) for piece in value.chain)
-        return self.move(name, value, value.shape, lambda view: view.flip(axes), **more)
+        return self.move(value, Moving(name, value.shape, lambda view: view.flip(axes), more=more))
 
     def turn(self, name: str, value: Value, turns: int, plane: Sequence[int]) -> Value:
         """Draw quarter turns in a plane: a flip, and a transpose if their number is odd."""
@@ -210,7 +215,7 @@ class Moves(Results):
         """Draw a broadcast; `places` are those of the axes of the value, the last ones if None."""
         old = value.shape
         if old is None or shape is None:
-            return self.move(name, value, shape, lose)
+            return self.move(value, Moving(name, shape, lose))
         at = range(len(shape) - len(old), len(shape)) if places is None else places
         more: dict[str, Any] = {}
         if isinstance(value, Signal):
@@ -221,7 +226,7 @@ class Moves(Results):
         def move(view: View) -> View:
             return view.broadcast(shape, at, old)
 
-        return self.move(name, value, shape, move, old == shape, True, **more)
+        return self.move(value, Moving(name, shape, move, old == shape, True, more=more))
 
     def tile(self, name: str, value: Value, shape: Shape | None, floating: bool = True) -> Value:
         """Draw copies side by side, along axes that become longer; the first axes may be new."""
@@ -259,17 +264,17 @@ def shift_of(shift: tuple[int, ...]) -> tuple[int, ...]:
     return shift if any(shift) else ()
 
 
-def _moved(
-    value: Signal, shape: Shape | None, move: Move, spreads: bool
-) -> tuple[tuple[int, ...], frozenset[int], Places]:
+def _moved(value: Signal, by: Moving) -> tuple[tuple[int, ...], frozenset[int], Places]:
     """Return a signal's shift by padding, its copied axes and where its axes go, for a move."""
-    if not value.shift and not value.spread and not spreads and not value.units:
+    keeps = not value.shift and not value.spread and not by.spreads
+    if keeps and not value.units:
         return (), frozenset(), {}
-    probe = None if shape is None or value.shape is None else move(View.of(value.shape))
+    shape = by.shape
+    probe = None if shape is None or value.shape is None else by.move(View.of(value.shape))
     if probe is None or shape is None:
         return (), frozenset(), {}
     places = seen_by(probe) if value.units else {}
-    if not value.shift and not value.spread and not spreads:
+    if keeps:
         return (), frozenset(), places
     shift = [0] * len(shape)
     copied = set()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..roles.graph import Does
 from ._aligned import slice_of, span_of
 from ._axes import View
 from ._labels import Labels
 from ._made import Made, Shape
 from ._mixtures import Mixtures
-from ._moves import chained, unmoved
+from ._moves import Moving, chained, unmoved
 from ._places import Move
 from ._slices import Span
 from ._values import Signal, Value
@@ -133,22 +132,12 @@ class Seams(Mixtures):
 
         return draw
 
-    def move(
-        self,
-        name: str,
-        value: Value,
-        shape: Shape | None,
-        move: Move,
-        quiet: bool = False,
-        spreads: bool = False,
-        does: Does = "move",
-        **more: Any,
-    ) -> Value:
-        """Draw a move, given its effect on a view: see :class:`Moves`."""
-        out = super().move(name, value, shape, move, quiet, spreads, does, **more)
+    def move(self, value: Value, by: Moving) -> Value:
+        """Draw a move: see :class:`Moves`."""
+        out = super().move(value, by)
         seam = self._seam_of(value)
-        if seam is not None and isinstance(out, Signal) and does == "move":
-            moved = seam._replace(move=chained(seam.move, move))
+        if seam is not None and isinstance(out, Signal) and by.does == "move":
+            moved = seam._replace(move=chained(seam.move, by.move))
             self._seams.setdefault((out.node, out.shape), moved)
         return out
 
@@ -213,7 +202,7 @@ class Seams(Mixtures):
 
         def draw(span: range, shape: Shape) -> Value:
             of, move = held[span]
-            return self.move(name, seam.draw(of, seam.with_size(len(of))), shape, move)
+            return self.move(seam.draw(of, seam.with_size(len(of))), Moving(name, shape, move))
 
         return Seam(shape, min(axes), tuple(sorted(held, key=lambda at: at.start)), draw)
 

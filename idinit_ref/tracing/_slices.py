@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..roles.graph import Does
 from ._axes import View
 from ._made import Shape
-from ._moves import Moves, lose, shift_of
+from ._moves import Moves, Moving, lose, shift_of
 from ._places import Move, followed, sliced, spans_in
 from ._stored import Cut
 from ._values import Signal, Value, is_constant
@@ -61,7 +61,7 @@ class Slices(Moves):
         """
         old = value.shape
         if spans is None or old is None:
-            return self.move(name, value, shape, lose, does="select")
+            return self.move(value, Moving(name, shape, lose, does="select"))
         spans = [(start, max(start, stop), step) for start, stop, step in spans]
         sizes = [len(range(*span)) for span in spans]
         shape = tuple(size for axis, size in enumerate(sizes) if axis not in gone)
@@ -72,7 +72,7 @@ class Slices(Moves):
             numbers = value.numbers[tuple(slice(*span) for span in spans)].reshape(shape)
             return self.constant(shape, value.number, numbers=numbers)
         if not isinstance(value, Signal):
-            return self.move(name, value, shape, move)
+            return self.move(value, Moving(name, shape, move))
         within = self._within(value, spans, gone)
         if within is not None:
             return self.reshape(name, self.part(name, *within), shape)
