@@ -11,7 +11,7 @@ from ._joins import Joins
 from ._made import Shape
 from ._moves import Moving, Spot, chained
 from ._places import Move, followed
-from ._values import Signal, Value, is_constant
+from ._values import Signal, Value
 
 __all__ = ["Aligned", "slice_of", "span_of"]
 
@@ -46,21 +46,6 @@ class Aligned(Joins):
         out = super().move(value, by)
         if isinstance(out, Signal):
             self._laid.setdefault(out.node, Laid(laid.length, parts))
-        return out
-
-    def write(
-        self,
-        name: str,
-        value: Value,
-        part: Value,
-        low: Sequence[int],
-        shape: Shape | None,
-        steps: Sequence[int] | None = None,
-    ) -> Value:
-        """Draw a write to a part of a value: see :class:`Joins`."""
-        out = super().write(name, value, part, low, shape, steps)
-        if isinstance(out, Signal) and is_constant(value):
-            self._begun.add(out.node)
         return out
 
     def placed(self, signal: Signal, spot: Spot) -> Signal:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..core.layout import SPATIAL
-from ._labels import Labels
+from ._labels import Einsum, Labels
 from ._made import Made, Shape, Terms, names_of
 from ._patches import Windows
 from ._recipes import is_eye, kernel_of, opened, ordered, uncopied
@@ -19,40 +19,28 @@ __all__ = ["Applied"]
 class Applied(Windows):
     """A drawing with weights that have recipes."""
 
-    def product(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-        grouped: Labels = (),
-    ) -> Value:
-        """Draw a product that sums over some axes, given as an einsum: see :class:`Products`.
+    def _product(self, of: Einsum) -> Value:
+        """Draw a product: see :class:`Products`.
 
         A weight that is a product or a sum of parameters is applied as these, one after the other.
         Matrices that are joined read the parts of a joined signal each on its own.
         """
-        for at in (0, 1) if len(values) == 2 and not grouped else ():
-            made, signal = values[at], values[1 - at]
+        for _, made, own, signal, rest in of.sides:
             if not isinstance(made, Made) or not isinstance(signal, Signal):
                 continue
-            if apart := self._in_parts(signal, made, labels[1 - at], labels[at], out):
-                ours, here = labels[1 - at], labels[at]
-                parts = [self.product(name, pair, [ours, here], out, shape) for pair in apart]
-                return self._summed_up(name, shape, parts)
+            if apart := self._in_parts(signal, made, rest, own, of.out):
+                turned = of._replace(labels=(rest, own))
+                parts = [self._product(turned._replace(values=pair)) for pair in apart]
+                return self._summed_up(of.name, of.shape, parts)
             is_windowed = bool(signal.patches and made.parts)
-            if not (made.recipe or is_windowed) or len(labels[at]) != len(made.shape or ()):
+            if not (made.recipe or is_windowed) or len(own) != len(made.shape or ()):
                 continue
-            rest = labels[1 - at]
-            one, own = uncopied(made, labels[at], rest)
-            if made.recipe:
-                found = self.applied(name, one, signal, (own, rest, out), shape)
-            else:
-                found = self.by_windows(name, signal, one, (own, rest, out), shape)
+            one, labels = uncopied(made, own, rest)
+            by = self.applied if made.recipe else self.by_windows
+            found = by(of.name, one, signal, (labels, rest, of.out), of.shape)
             if found is not None:
                 return found
-        return super().product(name, values, labels, out, shape, grouped)
+        return super()._product(of)
 
     def _in_parts(
         self, signal: Signal, made: Made, rest: Labels, own: Labels, out: Labels

@@ -198,6 +198,7 @@ class Joins(Slices):
             padded = self.pad(name, part, low, shape, gaps, others)
             if isinstance(padded, Signal):
                 self.note_write(padded.node, value, part)
+                self._begun.add(padded.node)
             return padded
         if isinstance(value, Made) and isinstance(part, Made) and part.shape is not None:
             sizes = zip(low, part.shape, steps, strict=True)

@@ -13,6 +13,16 @@ Labels = Sequence[Hashable]
 """A label for each axis of an operand, as the letters of an einsum."""
 
 
+class Side(NamedTuple):
+    """An operand of a product of two, its place and labels; and the other one and its labels."""
+
+    at: int
+    value: Value
+    own: Labels
+    other: Value
+    rest: Labels
+
+
 class Einsum(NamedTuple):
     """A product that sums over some axes: see :meth:`Drawing.product`."""
 
@@ -22,6 +32,14 @@ class Einsum(NamedTuple):
     out: Labels
     shape: Shape | None
     grouped: Labels = ()
+
+    @property
+    def sides(self) -> list[Side]:
+        """Both operands; none if there are others, or a stack of matrices."""
+        if len(self.values) != 2 or self.grouped:
+            return []
+        (a, b), (own, rest) = self.values, self.labels
+        return [Side(0, a, own, b, rest), Side(1, b, rest, a, own)]
 
 
 Sides = tuple[list[list[Hashable]], list[Hashable]]

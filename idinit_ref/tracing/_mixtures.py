@@ -38,31 +38,21 @@ def _blend_of(value: Value) -> Blend | None:
 class Mixtures(Applied):
     """A drawing with mixtures of a stack's matrices, each applied as their sum."""
 
-    def product(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-        grouped: Labels = (),
-    ) -> Value:
-        """Draw a product that sums over some axes: see :class:`Products`.
+    def _product(self, of: Einsum) -> Value:
+        """Draw a product: see :class:`Products`.
 
         A signal meets the matrices of a mixture first, and the router their results.
         """
-        for at in (0, 1) if len(values) == 2 and not grouped else ():
-            mixed, signal = values[at], values[1 - at]
+        for _, mixed, own, signal, rest in of.sides:
             if not isinstance(mixed, Signal) or not isinstance(signal, Signal) or not mixed.mixture:
                 continue
-            found = self._by_mixture(name, mixed, signal, (labels[at], labels[1 - at], out), shape)
+            found = self._by_mixture(of.name, mixed, signal, (own, rest, of.out), of.shape)
             if found is not None:
                 return found
-        result = super().product(name, values, labels, out, shape, grouped)
-        for at in (0, 1) if len(values) == 2 and not grouped else ():
-            weight, by = values[at], values[1 - at]
+        result = super()._product(of)
+        for _, weight, own, by, rest in of.sides:
             if isinstance(weight, Made) and isinstance(by, Signal) and self._routes(by):
-                return self._mixture(result, (by, weight), (labels[1 - at], labels[at]), out)
+                return self._mixture(result, (by, weight), (rest, own), of.out)
         return result
 
     def _by_mixture(

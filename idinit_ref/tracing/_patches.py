@@ -48,7 +48,7 @@ class Windows(Reduced):
         word : str
             The plain name of the operation.
         **how
-            As of :meth:`Layers.convolution`: channels and space (of the signal), left, dilation.
+            As of :class:`Sliding`: channels and space (of the signal), left, dilation.
         """
         out = self.result(name, [signal], shape, word=word)
         if not isinstance(signal, Signal) or not isinstance(out, Signal) or signal.shape is None:
@@ -125,8 +125,8 @@ class Windows(Reduced):
     def by_windows(
         self,
         name: str,
-        signal: Signal,
         made: Made,
+        signal: Signal,
         labels: tuple[Labels, Labels, Labels],
         shape: Shape | None,
     ) -> Value | None:

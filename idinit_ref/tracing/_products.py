@@ -49,10 +49,14 @@ class Products(Aligned):
         grouped : labels
             The labels of a stack of matrices, each applied to a part of the other operand's rows.
         """
+        return self._product(Einsum(name, values, labels, out, shape, grouped))
+
+    def _product(self, of: Einsum) -> Value:
+        name, values, labels, out, shape, grouped = of
         values = self.with_states(values)
         if any(map(is_zero, values)):
             return self.zeros(name, values, shape)
-        given = Einsum(name, values, labels, out, shape, grouped)
+        given = of._replace(values=values)
         if len(values) == 1:
             return self._alone(given)
         if len(values) > 2:
@@ -77,7 +81,7 @@ class Products(Aligned):
                 return self.weigh(name, made, signal, Operation(()), Signal("", shape))
             if len(out) == len(set(out)):
                 each = bool(grouped) or made is not values[at]
-                return self._dense(name, made, signal, (own, rest, out), kinds, shape, each)
+                return self._dense(of, made, signal, at, kinds, each)
         if not any(isinstance(value, (Signal, Data)) for value in (a, b)):
             return self._of_weights(pair)
         if isinstance(a, Signal) and isinstance(b, Signal):
@@ -177,28 +181,22 @@ class Products(Aligned):
         return self.moved(found, ways)
 
     def _dense(
-        self,
-        name: str,
-        made: Made,
-        signal: Signal,
-        labels: tuple[Labels, Labels, Labels],
-        kinds: str,
-        shape: Shape | None,
-        each: bool,
+        self, of: Einsum, made: Made, signal: Signal, at: int, kinds: str, each: bool
     ) -> Signal:
-        """Draw a product of a signal with a weight, whose labels are the first."""
-        own, rest, out = labels
+        """Draw a product of a signal with a weight, which is the operand `at`."""
+        name, _, labels, out, shape, _ = of
+        own, rest = labels[at], labels[1 - at]
         late = self.tables_in(made) & self.asked(signal.node)  # keys and values of one
         self.learned.late |= late
         self._batch(signal, rest, own, out)
         made, own, kinds, apart = parted(made, own, kinds)
         sizes = made.shape or ()
         axes: list[Axis] = []
-        for at, label in enumerate(out):
-            size = 1 if shape is None else shape[at]
+        for axis, label in enumerate(out):
+            size = 1 if shape is None else shape[axis]
             parts = apart.get(label, [label])
             axes.append(axis_of(parts, made, own, size, label in rest))
-        reads = {k for k, label in enumerate(rest) if label in labels[0] and label not in out}
+        reads = {k for k, label in enumerate(rest) if label in labels[at] and label not in out}
         operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))
         found = self.weigh(name, made, signal, operation, Signal("", shape, (track,)))

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from math import inf, prod
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from ..roles.graph import ROOTS, STEPS
 from ._at_zero import AtZero, at_zero, is_flat
 from ._functions import Fact, fact_of
 from ._made import Made, Shape, joined, names_of
 from ._makers import matrices_in
-from ._places import Runs, followed, taken
+from ._paths import Paths
+from ._places import Runs
 from ._resolution import copied_axes, is_finer
 from ._summed import multiplied, rejoined
 from ._tables import ON_DATA
 from ._units import Unit, merged, spread_to
 from ._values import Data, Signal, Track, Value, is_constant, is_zero
-from ._written import Functions
 
-__all__ = ["MOST", "Results", "Sum", "done_by", "faded", "spread", "unlinked"]
+__all__ = ["MOST", "Results", "done_by", "faded", "spread"]
 
 MOST = 4  # the most results that are followed at once
 _ROOT = 2  # the mark of a root of statistics
 _FACTORS = {"mul": (0, 1), "div": (0,), "weight_norm": (1,), "norm": (0,)}
 """The positions of an operation's operands that are factors of the result."""
-_PARTS = {"move", "scale", "select", "crop", "pad"}
 _KEEPS = {"softmax", "norm", "attention"}  # a part of a packed result, such as a head
 
 
-class Sum(NamedTuple):
-    """A term of a sum, its add, and the moves from there to the whole sum."""
-
-    add: str
-    signal: Signal
-    moves: tuple[Callable[[Value], Value], ...]
-
-
-class Results(Functions):
+class Results(Paths):
     """A drawing with operations by their plain names."""
 
     def result(
@@ -57,6 +48,10 @@ class Results(Functions):
         operation that `passes` entries on does not use a packed result as a whole.
         """
         fact = fact_of(word) if isinstance(word, str) else word
+        if word == "scatter" and floating and len(values) > 1:
+            found = self._written_back(name, values[0], values[1], values[2:], shape, under)
+            if found is not None:
+                return found
         if fact.does in ON_DATA and floating:
             values = self.as_data(values, fact)
         if floating and _makes_zero(values, fact):
@@ -86,6 +81,18 @@ class Results(Functions):
             if isinstance(value, Made):
                 self.use(value, "other", out.node if isinstance(out, Signal) else None)
         return out
+
+    def _written_back(
+        self,
+        name: str,
+        whole: Value,
+        update: Value,
+        places: Sequence[Value],
+        shape: Shape | None,
+        under: Runs | None,
+    ) -> Value | None:
+        """Return a write as a sum of signals, if it is one: see :class:`Writes`."""
+        return None
 
     def zeros(self, name: str, values: Sequence[Value], shape: Shape | None) -> Value:
         """Draw the zeros that an operation makes of some values; without signals, a constant."""
@@ -163,105 +170,6 @@ class Results(Functions):
         elif word == "var":
             self._pooled[node] = max(self._pooled[node], 1)
 
-    # Accumulators ---------------------------------------------------------------------------
-
-    def note_write(self, node: str, whole: Value, update: Value) -> None:
-        """Record a write to an accumulator: to zeros, or to what was written to them before.
-
-        A sum of a term with what was read of an accumulator is no residual add.
-        """
-        terms = self._filled.get(whole.node) if isinstance(whole, Signal) else None
-        if not isinstance(update, Signal) or (terms is None and not is_zero(whole)):
-            return
-        found = self._terms(update, whole.node if isinstance(whole, Signal) else "") or []
-        new = [one.signal.node for one in found] or [update.node]
-        if terms and not self._comes_from(new, terms):
-            for one in found:
-                self.change(one.add, kind="other")
-        self._filled[node] = (terms or frozenset()).union(self._base(name) for name in new)
-
-    def accumulates(self, whole: Value, update: Value) -> bool:
-        """Whether an update is no branch of a signal that it is added to."""
-        if not isinstance(whole, Signal) or not isinstance(update, Signal):
-            return True
-        terms = self._filled.get(whole.node)
-        return terms is not None and not self._comes_from([update.node], terms)
-
-    def _terms(self, update: Signal, whole: str, under: Runs | None = None) -> list[Sum] | None:
-        """Return the terms, the first one first, of a sum with what was read of a signal, or None.
-
-        The signal, the sum and its parts may be moved. What was read has to be what is `under` the
-        update, if that is known.
-        """
-        wholes = self._unmoved(whole)
-        stack: list[tuple[Signal, Any]] = [(update, ())]  # with the adds and moves so far, linked
-        seen = set[str]()
-        while stack:
-            at, path = stack.pop()
-            base = self._base(at.node, wholes)
-            if base in wholes and not self._is_read_of(at, under):
-                continue
-            if base in wholes or self.fates.rewritten.get(base) in wholes:
-                return unlinked(path)
-            if at.node in seen:
-                continue
-            seen.add(at.node)
-            if at.node in self._sums:
-                a, b = self._sums[at.node]
-                stack += [(b, (at.node, a, path)), (a, (at.node, b, path))]
-            elif at.node in self._moves:
-                value, move = self._moves[at.node]
-                stack.append((value, ("", move, path)))
-        return None
-
-    def _is_read_of(self, signal: Signal, under: Runs | None) -> bool:
-        """Whether a part of another signal, which may be moved, has its entries at some places."""
-        own = None if under is None else followed(signal, lambda view: view)
-        if own is None or under is None or signal.shape is None:
-            return True
-        is_scaled = own[0].of is signal and self.node(signal.node).does == "scale"
-        return is_scaled or taken(own, signal.shape) == under
-
-    def _are_branches(self, terms: Sequence[Sum], whole: str) -> bool:
-        """Whether terms have the shape of their sum, and come from a signal, or what is in it.
-
-        A box that a network shifts from its old place by writing a sum over it is no skip.
-        """
-        if any(self.node(t.add).shape != t.signal.shape for t in terms):
-            return False
-        seen, stack = {whole}, [whole]  # what the signal is made of over no weight
-        while stack:
-            node = self.node(stack.pop())
-            new = {*node.inputs} - seen if node.kind in ("add", "other") else set()
-            seen |= new
-            stack += new
-        return self._comes_from([one.signal.node for one in terms], seen)
-
-    def _unmoved(self, name: str) -> list[str]:
-        """Return a node and the nodes of which it is a move."""
-        found = [name] if name else []
-        while found and found[-1] in self._moves:
-            found.append(self._moves[found[-1]][0].node)
-        return found
-
-    def _base(self, name: str, stops: Collection[str] = ()) -> str:
-        """Return the node of which a node is a part, moved, scaled or padded; or one of `stops`."""
-        node = self.node(name)
-        while node.name not in stops and node.does in _PARTS and len(node.inputs) == 1:
-            node = self.node(node.inputs[0])
-        return node.name
-
-    def _comes_from(self, names: Sequence[str], terms: Collection[str]) -> bool:
-        """Whether some nodes are computed from others."""
-        first, ends = min((self.place[name] for name in terms), default=0), {*terms}
-        seen, stack = {*names}, [*names]
-        while stack and ends.isdisjoint(names):
-            inputs = self.node(stack.pop()).inputs
-            names = [to for to in inputs if self.place[to] >= first and to not in seen]
-            seen.update(names)
-            stack += names
-        return not ends.isdisjoint(seen)
-
     def other(
         self,
         name: str,
@@ -317,7 +225,8 @@ class Results(Functions):
         if isinstance(out, Signal):
             signals = [value for value in values if isinstance(value, Signal)]
             halves = frozenset().union(*(signal.halves for signal in signals))
-            out = _faded(out, [s for s in signals if s.shape == shape], halves)
+            tracks = faded([signal for signal in signals if signal.shape == shape])
+            out = out._replace(tracks=tracks, halves=halves)
             self.expand(out, word or name, values)
             self.used.narrow |= {(made, out.node) for made in matrices_in(values, shape)}
             return out._replace(spread=copied_axes(values, shape))
@@ -351,18 +260,6 @@ class Results(Functions):
         if _is_beyond(word, values):
             out = out._replace(parts=tuple(part._replace(added=True) for part in out.parts))
         return out.sloped(_slope(word) if places == [0] else None)
-
-
-def unlinked(path: Any) -> list[Sum]:
-    """Return the terms of a linked list of adds and moves, the innermost first."""
-    found: list[Sum] = []
-    while path:
-        add, by, path = path
-        if add:
-            found.append(Sum(add, by, ()))
-        else:
-            found = [one._replace(moves=(*one.moves, by)) for one in found]
-    return found
 
 
 def _factors(word: str | Fact, values: Sequence[Value]) -> Sequence[int]:
@@ -446,11 +343,6 @@ def done_by(doing: str, name: str, rest: Sequence[Value]) -> Callable[[str], str
         return f"{doing} {', '.join(names) or 'a constant array'}"
 
     return done
-
-
-def _faded(out: Signal, alike: Sequence[Signal], halves: frozenset[Any]) -> Signal:
-    """Return a result with the operands' axes that it keeps."""
-    return out._replace(tracks=faded(alike), halves=halves)
 
 
 def faded(signals: Sequence[Signal]) -> tuple[Track, ...]:

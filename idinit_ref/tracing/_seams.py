@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ._aligned import slice_of, span_of
 from ._axes import View
-from ._labels import Labels
+from ._labels import Einsum
 from ._made import Made, Shape
 from ._mixtures import Mixtures
 from ._moves import Moving, chained, unmoved
@@ -47,46 +47,29 @@ class Seam(NamedTuple):
 class Seams(Mixtures):
     """A drawing in which the parts of such a result are results of weights of their own."""
 
-    def product(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        shape: Shape | None,
-        grouped: Labels = (),
-    ) -> Value:
-        """Draw a product that sums over some axes: see :class:`Products`."""
-        found = super().product(name, values, labels, out, shape, grouped)
-        for at in (0, 1) if len(values) == 2 and not grouped else ():
-            made, (own, rest) = values[at], (labels[at], labels[1 - at])
+    def _product(self, of: Einsum) -> Value:
+        """Draw a product: see :class:`Products`."""
+        found = super()._product(of)
+        for at, made, own, _, rest in of.sides:
             sewn = _sewn(made) if isinstance(made, Made) else None
-            if sewn is None or shape is None or own[sewn[0]] not in {*out} - {*rest}:
+            if sewn is None or of.shape is None or own[sewn[0]] not in {*of.out} - {*rest}:
                 continue
-            (axis, spans), place = sewn, [*out].index(own[sewn[0]])
-            if shape[place] == spans[-1].stop:
-                draw = self._one_cut(name, values, labels, out, (at, axis))
-                self._note_seams(found, Seam(shape, place, spans, draw))
+            (axis, spans), place = sewn, [*of.out].index(own[sewn[0]])
+            if of.shape[place] == spans[-1].stop:
+                draw = self._one_cut(of, at, axis)
+                self._note_seams(found, Seam(of.shape, place, spans, draw))
         return found
 
-    def _one_cut(
-        self,
-        name: str,
-        values: Sequence[Value],
-        labels: Sequence[Labels],
-        out: Labels,
-        where: tuple[int, int],
-    ) -> Callable[[range, Shape], Value]:
+    def _one_cut(self, of: Einsum, at: int, axis: int) -> Callable[[range, Shape], Value]:
         """Return what draws a product with one of some joined weights, given its span and shape.
 
-        `where` are the operand that holds them and its axis.
+        An operand holds them along an axis.
         """
-        at, axis = where
 
         def draw(span: range, shape: Shape) -> Value:
-            pair = [*values]
-            pair[at] = self._span_along(name, values[at], axis, span)
-            return self.product(name, pair, labels, out, shape)
+            values = [*of.values]
+            values[at] = self._span_along(of.name, values[at], axis, span)
+            return self._product(of._replace(values=values, shape=shape))
 
         return draw
 

@@ -225,23 +225,6 @@ class Sums(Terms):
             return self._add(name, a, self.data(b), shape)
         return self.sum_of(name, (a, b), shape, "added to")
 
-    def sum(
-        self,
-        name: str,
-        value: Value,
-        axes: Sequence[int],
-        shape: Shape | None,
-        mean: bool = False,
-    ) -> Value:
-        """Draw a sum or mean along axes; of two signals in a stack it is their sum."""
-        stack = self.joins.get(value.node) if isinstance(value, Signal) else None
-        if not stack or [*axes] != [stack.axis] or not len(stack.operands) == stack.starts[-1] == 2:
-            return super().sum(name, value, axes, shape, mean)
-        one, other = (self.reshape(name, operand, shape) for operand in stack.operands)
-        total = self.add("add", one, other, shape)
-        half = Made((), number=True, value=0.5)
-        return self.scale(name, [total, half], shape, word="mul") if mean else total
-
     def subtract(self, name: str, a: Value, b: Value, shape: Shape | None) -> Value:
         """Draw a difference of two values, entry by entry.
 

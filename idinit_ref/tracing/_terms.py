@@ -47,21 +47,13 @@ class Terms(Loops):
             if other.tracks:
                 tops = [other.node]
             elif self._after[other.node][0] < 0:
-                tops = self._starts_before(other.node)
+                before = self._before(other.node, ("weight", "add", "other"))
+                tops = [at for at in before if not self.node(at).inputs]  # the inputs
             else:
                 return True
             if self._comes_from([one.node], tops):
                 return True
         return False
-
-    def _starts_before(self, name: str) -> list[str]:
-        """Return the inputs from which a node is computed."""
-        seen, stack = {name}, [name]
-        while stack:
-            new = {*self.node(stack.pop()).inputs} - seen
-            seen |= new
-            stack += new
-        return [at for at in seen if not self.node(at).inputs]
 
     def _is_bias(self, made: Made, tracks: Sequence[Track], rank: int) -> bool:
         """Whether a term added to a weight's result varies along the outputs only (a bias).

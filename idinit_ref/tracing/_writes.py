@@ -11,8 +11,8 @@ from ._functions import Fact
 from ._joins import At
 from ._made import Made, Shape
 from ._moves import Spot, unmoved
+from ._paths import Sum, unlinked
 from ._places import Move, Runs, assembled, followed
-from ._results import Sum, unlinked
 from ._summed import added
 from ._sums import Sums
 from ._units import seen_by
@@ -44,25 +44,6 @@ class Writes(Sums):
         part = self.result(name, [update, *places], shape, word=Fact("select", "sum", 1))
         return self.add("add", whole, part, shape)
 
-    def result(
-        self,
-        name: str,
-        values: Sequence[Value],
-        shape: Shape | None,
-        floating: bool = True,
-        word: str | Fact = "",
-        under: Runs | None = None,
-        passes: bool = False,
-    ) -> Value:
-        """Draw an operation that depends on some values in any way.
-
-        A sum with entries of a signal, written back to them, is a sum with the signal.
-        """
-        found = None
-        if word == "scatter" and floating and len(values) > 1:
-            found = self._written_back(name, values[0], values[1], values[2:], shape, under)
-        return found or super().result(name, values, shape, floating, word, passes=passes)
-
     def _written_back(
         self,
         name: str,
@@ -72,7 +53,10 @@ class Writes(Sums):
         shape: Shape | None,
         under: Runs | None,
     ) -> Value | None:
-        """Draw a signal with sums of its own entries at some places; None if it holds others."""
+        """Draw a sum with entries of a signal, written back to them, as a sum with the signal.
+
+        None if other values are written.
+        """
         if not isinstance(whole, Signal) or not isinstance(update, Signal):
             return None
         if whole.shape != shape or whole.node in self._filled:
