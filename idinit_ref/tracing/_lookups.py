@@ -125,11 +125,13 @@ class Lookups(Products):
         new = [axis for axis, old in enumerate(kept) if old is None]
         if found is not None or len(shape) != len(table.shape) or len(new) != 1:
             return found if found is not None and prod(shape[axis] for axis in new) > 1 else None
-        index, (axis,) = _index_of(places, 1), new
+        index, (axis,) = _index_of(places, 1), {*range(len(kept))} - {*kept}
         order = [] if index is None else [int(at) % table.shape[axis] for at in index.ravel()]
         if not 1 < len({*order}) == len(order) <= _MOST:
             return None
-        return self._by_runs(name, table, axis, [range(at, at + 1) for at in order])
+        rows = self._by_runs(name, table, axis, [range(at, at + 1) for at in order])
+        turned = [axis if old is None else old for old in kept]
+        return rows if turned == sorted(turned) else self.transpose(name, rows, turned)
 
     def _at_box(self, of: Lookup) -> Value | None:
         """Draw a lookup at known indices that form a box; None if they do not."""

@@ -301,3 +301,13 @@ def test_a_scan_over_layers_that_forward_stacks_reads_all_of_them(reverse):
     roles = decide(ij.trace(layers, (jnp.ones((2, 4)),), apply)).roles
     assert {name for name in roles if roles[name] == "zero"} == {f"{k}.down" for k in range(3)}
     assert list(roles.values()).count("transit") == 3
+
+
+def test_columns_that_a_gather_turns_are_columns():
+    at, whole = np.array([[3], [0], [1]]), lax.GatherDimensionNumbers((1,), (1,), (1,))
+
+    def apply(p, x):
+        return x @ lax.gather(p["w"], at, whole, (5, 1)).T
+
+    graph = ij.trace({"w": like(5, 4)}, like(2, 5), apply)
+    assert graph.by_name["w"].options["layout"] == "IO"

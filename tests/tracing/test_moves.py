@@ -357,3 +357,18 @@ def test_what_is_joined_and_cut_again_is_as_if_it_were_not(sizes):
         if node.kind == "weight":
             assert len(node.weights) == 1
     assert dict(graph.by_name["up"].options) == {"layout": "OI"}
+
+
+@pytest.mark.parametrize("kept", [(0, None), (None, 0), (None, 1), (1, None)])
+def test_rows_and_columns_that_a_lookup_turns_are_followed(kept):
+    """A gather may put the axis of its indices in front, or behind."""
+    order, labels = [3, 0, 1], np.arange(5 * 4).reshape(5, 4)
+    (axis,) = {0, 1} - {*kept}
+    taken = np.take(labels, order, axis)
+    taken = taken.transpose([axis if old is None else old for old in kept])
+    draw = Drawing([Parameter("w", (5, 4))])
+    index = draw.constant((3,), numbers=np.array(order))
+    value = draw.lookup("gather", [draw.parameter("w"), index], taken.shape, kept)
+    assert value.shape == taken.shape
+    found, _ = labels_of(value, taken, {"w": labels})
+    assert np.array_equal(found, taken)
