@@ -43,19 +43,26 @@ class Meetings:
 
     def of(self, add: int, sides: tuple[int, int]) -> Met:
         """Return the nearest nodes that one operand reaches freely, and the other over weights."""
+        if usual := self._usual(add, sides):
+            return usual
+        may = [self._may(sides[side], sides[1 - side]) for side in (0, 1)]
+        return self._searched(add, sides, may) if any(may) else ({}, {})
+
+    def _usual(self, add: int, sides: tuple[int, int]) -> Met | None:
+        """Return the source of the usual block: the branch is computed from the skip alone."""
         flow = self._flow
-        found: Met = ({}, {})
         for side, skip in enumerate(sides):
-            # The usual block: the whole branch is computed from the skip, or from its start.
             branch, start = sides[1 - side], flow.start[skip]
             for source in (skip, start) if self._is_lone(add, skip, branch) else (skip,):
                 is_above = flow.depth[source] < flow.depth[branch]
                 if is_above and flow.before.is_above(source, branch):
-                    found[side][source] = HERE
-                    return found
-        may = [self._may(sides[side], sides[1 - side]) for side in (0, 1)]
-        if not any(may):
-            return found
+                    return ({}, {source: HERE}) if side else ({source: HERE}, {})
+        return None
+
+    def _searched(self, add: int, sides: tuple[int, int], may: list[bool]) -> Met:
+        """Search back from both operands, of which some may be skips."""
+        flow = self._flow
+        found: Met = ({}, {})
 
         def is_met(node: int, side: int, way: Way) -> bool:
             return may[side] and (way.spatial or self._is_alike(node, add, sides[side]))

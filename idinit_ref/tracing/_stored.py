@@ -126,27 +126,12 @@ def stored(
     for (number, runs), size in zip(digits, shape, strict=True):
         kept = [run for run in runs if run.atom.radix > 1 or run.letter == "B"] or runs
         flipped += "".join(run.letter for run in kept if run.atom.step < 0)
-        letters = {run.letter for run in kept}
-        if not letters or (size == 1 and letters == {"B"}):
-            if size != 1:
-                return "it is only a factor of the weight of"
-            axes.append(_Axis(1, "?"))
-        elif letters == {"B"}:
-            axes += _numbered(kept, size, steps.get(number, (1,)))
-        elif len(letters) == 1:
-            letter, place = kept[0].letter, kept[0].place
-            narrow |= letter in _SUMMED and prod(run.atom.size for run in kept) < size
-            is_one = len({run.place for run in kept}) == 1
-            axes.append(_Axis(size, letter, place if is_one else -1))
-            whole += kept if letter == "O" else []
-        else:
-            parts = _parted(kept, size)
-            if parts is None:
-                return "it is used in parts by"
-            pairs = zip(kept, parts, strict=True)
-            narrow |= any(run.atom.size < of.size for run, of in pairs if run.letter in _SUMMED)
-            whole += [run for run in kept if run.letter == "O"]
-            axes += parts
+        parts = _axes_of(kept, size, steps.get(number, (1,)))
+        if isinstance(parts, str):
+            return parts
+        axes += parts
+        narrow |= _is_narrow(kept, parts)
+        whole += [run for run in kept if run.letter == "O"]
     axes = _named(axes, view, kinds, batch)
     for need, meaning in (("O", "outputs"), ("I", "inputs")):
         if all(axis.letter != need for axis in axes):
@@ -164,6 +149,29 @@ def stored(
     every = ((axis.letter, axis.at) for axis in axes if axis.letter not in _SUMMED + "O")
     member = {letter: at for letter, at in every if at is not None}
     return Stored(sizes, letters_of, outs, cut, spans, flipped, narrow, taps, along, member)
+
+
+def _axes_of(kept: Sequence[_Run], size: int, steps: tuple[int, ...]) -> list[_Axis] | str:
+    """Return a stored axis in parts, given its digits; a string is the reason why it has none."""
+    letters = {run.letter for run in kept}
+    if not letters or (size == 1 and letters == {"B"}):
+        return [_Axis(1, "?")] if size == 1 else "it is only a factor of the weight of"
+    if letters == {"B"}:
+        return _numbered(kept, size, steps)
+    if len(letters) > 1:
+        return _parted(kept, size) or "it is used in parts by"
+    is_one = len({run.place for run in kept}) == 1
+    return [_Axis(size, kept[0].letter, kept[0].place if is_one else -1)]
+
+
+def _is_narrow(kept: Sequence[_Run], parts: Sequence[_Axis]) -> bool:
+    """Whether an operation uses only some of the inputs along a stored axis."""
+    if not any(run.letter in _SUMMED for run in kept):
+        return False
+    if len(parts) == 1:
+        return prod(run.atom.size for run in kept) < parts[0].size
+    pairs = zip(kept, parts, strict=True)
+    return any(run.atom.size < of.size for run, of in pairs if run.letter in _SUMMED)
 
 
 def stacked(
