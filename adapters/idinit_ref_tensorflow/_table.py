@@ -184,8 +184,7 @@ def _row(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | 
     """Draw an entry of a list of tensors; a list that was one tensor has its rows."""
     value, index = inputs[0], static(op.inputs[1])
     if index is not None and shape is not None and value.shape and value.shape[1:] == shape:
-        spans = [(int(index), int(index) + 1, 1), *((0, size, 1) for size in shape)]
-        return draw.part(name, value, spans, (0,))
+        return draw.part_along(name, value, 0, int(index), int(index) + 1, (0,))
     if isinstance(value, Signal) or value.shape:
         return draw.layer(name, value, inputs[1:2], shape)
     return draw.other(name, inputs, shape, word="select")

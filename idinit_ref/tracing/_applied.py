@@ -57,9 +57,7 @@ class Applied(Windows):
             return None
         at, pairs = [*own].index(label), list[list[Value]]()
         for operand, (start, stop) in zip(joined.operands, pairwise(joined.starts), strict=True):
-            spans = [(0, size, 1) for size in made.shape]
-            spans[at] = (start, stop, 1)
-            read = self.part("slice", made, spans)
+            read = self.part_along("slice", made, at, start, stop)
             is_data = isinstance(operand, Signal) or is_zero(operand)
             if not is_data or not isinstance(read, Made) or not read.is_plain:
                 return None
@@ -73,12 +71,11 @@ class Applied(Windows):
         if isinstance(kernel, Made) and isinstance(signal, Signal) and letters and shape:
             found: Value | None = None
             if isinstance(kernel.recipe, Terms):
-                terms = kernel.recipe.values
-                found = self._summed_up(
-                    name,
-                    shape,
-                    [self.convolution(name, signal, v, letters, shape, **how) for v in terms],
+                terms = (
+                    self.convolution(name, signal, term, letters, shape, **how)
+                    for term in kernel.recipe.values
                 )
+                found = self._summed_up(name, shape, terms)
             elif kernel.recipe and not how.get("options"):
                 found = self._in_two(name, signal, kernel, letters, shape, how)
             elif signal.shape == shape and _passes(kernel, letters, how):
@@ -133,12 +130,9 @@ class Applied(Windows):
         """
         own, rest, out = labels
         if isinstance(made.recipe, Terms):
-            terms = made.recipe.values
-            return self._summed_up(
-                name,
-                shape,
-                [self.product(name, [signal, v], [rest, own], out, shape) for v in terms],
-            )
+            of = Einsum(name, (), (rest, own), out, shape)
+            terms = (self._product(of._replace(values=(signal, v))) for v in made.recipe.values)
+            return self._summed_up(name, shape, terms)
         found, sizes = opened(made), signal.shape
         is_plain = all(len({*each}) == len(each) for each in labels)
         if found is None or sizes is None or shape is None or not is_plain:
@@ -165,13 +159,6 @@ class Applied(Windows):
             value = self.product(name, pair, [[*have], factor.labels], [*new], tuple(new.values()))
             have = new
         return self.reshape(name, value, shape)
-
-    def _summed_up(self, name: str, shape: Shape | None, values: Sequence[Value]) -> Value:
-        """Draw a sum of several values."""
-        found, *rest = values
-        for value in rest:
-            found = self.add(name, found, value, shape)
-        return found
 
 
 def _passes(kernel: Made, letters: str, how: Mapping[str, Any]) -> bool:

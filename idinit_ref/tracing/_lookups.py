@@ -181,12 +181,10 @@ class Lookups(Products):
 
     def _by_runs(self, name: str, value: Value, axis: int, runs: Sequence[range]) -> Value:
         """Draw slices of a value side by side; those of falling indices are reversed."""
-        whole, parts = [(0, size, 1) for size in value.shape or ()], []
+        sizes, parts = value.shape or (), []
         for run in runs:
-            span = (min(run), max(run) + 1, 1)
-            part = self.part(name, value, [*whole[:axis], span, *whole[axis + 1 :]])
+            part = self.part_along(name, value, axis, min(run), max(run) + 1)
             parts.append(self.flip(name, part, [axis]) if run.step < 0 else part)
-        sizes = [size for _, size, _ in whole]
         shape = (*sizes[:axis], sum(map(len, runs)), *sizes[axis + 1 :])
         return self.join(name, parts, axis, shape)
 

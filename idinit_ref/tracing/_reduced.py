@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import accumulate, product
 from math import prod
@@ -90,7 +90,7 @@ class Reduced(Writes):
         by = [float(number) for number in numbers.flat]
         same = by[0] if len({*by}) == 1 else 1.0
         terms = [self._times(name, *pair) for pair in zip(parts, np.divide(by, same), strict=True)]
-        return self._times(name, reduce(lambda a, b: self.add(name, a, b, a.shape), terms), same)
+        return self._times(name, self._summed_up(name, terms[0].shape, terms), same)
 
     def _weighted(self, name: str, value: Signal, axes: Sequence[int], made: Made) -> Value | None:
         """Draw the sum of values that are stacked along axes, each times a parameter; or None."""
@@ -102,11 +102,15 @@ class Reduced(Writes):
         if parts is None:
             return None
         factors = [self.part(name, by, spans, axes) for spans in _each(value.shape or (), axes)]
-        terms: list[Value] = [
-            self.scale(name, [*pair], pair[0].shape, "multiplied by", "mul")
+        terms = (
+            self.scale(name, pair, pair[0].shape, "multiplied by", "mul")
             for pair in zip(parts, factors, strict=True)
-        ]
-        return reduce(lambda a, b: self.add(name, a, b, a.shape), terms)
+        )
+        return self._summed_up(name, parts[0].shape, terms)
+
+    def _summed_up(self, name: str, shape: Shape | None, values: Iterable[Value]) -> Value:
+        """Draw a sum of several values, after all of these."""
+        return reduce(lambda a, b: self.add(name, a, b, shape), [*values])
 
     def _stacked(self, value: Value, axes: Sequence[int]) -> list[Value] | None:
         """Return the values that are stacked along axes of a signal; None if it is no stack."""

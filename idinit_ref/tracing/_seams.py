@@ -68,16 +68,10 @@ class Seams(Mixtures):
 
         def draw(span: range, shape: Shape) -> Value:
             values = [*of.values]
-            values[at] = self._span_along(of.name, values[at], axis, span)
+            values[at] = self.part_along(of.name, values[at], axis, span.start, span.stop)
             return self._product(of._replace(values=values, shape=shape))
 
         return draw
-
-    def _span_along(self, name: str, value: Value, axis: int, span: range) -> Value:
-        """Draw a slice along one axis."""
-        spans = [(0, size, 1) for size in value.shape or ()]
-        spans[axis] = span.start, span.stop, 1
-        return self.part(name, value, spans)
 
     def _seam_of(self, value: Value) -> Seam | None:
         found = isinstance(value, Signal) and self._seams.get((value.node, value.shape))
@@ -110,7 +104,7 @@ class Seams(Mixtures):
 
         def draw(span: range, shape: Shape) -> Value:
             is_each = axis >= 0 and sizes[axis] > 1
-            part = self._span_along(name, bias, axis, span) if is_each else bias
+            part = self.part_along(name, bias, axis, span.start, span.stop) if is_each else bias
             return self.add(name, seam.draw(span, shape), part, shape)
 
         return draw
@@ -162,7 +156,7 @@ class Seams(Mixtures):
         held = [range(max(taken[0], s.start) - s.start, min(taken.stop, s.stop) - s.start)
                 for s in read]  # fmt: skip
         parts = [
-            self._span_along(name, part, own.axis, span)
+            self.part_along(name, part, own.axis, span.start, span.stop)
             for part, span in zip(parts, held, strict=True)
         ]
         value = self.join(name, parts, own.axis, own.with_size(len(taken)))

@@ -178,25 +178,26 @@ class Slices(Moves):
             is_direct=value.is_direct,
         )
 
+    def part_along(
+        self, name: str, value: Value, axis: int, start: int, stop: int, gone: Sequence[int] = ()
+    ) -> Value:
+        """Draw a slice along one axis."""
+        spans = [(0, size, 1) for size in value.shape or ()]
+        spans[axis] = start, stop, 1
+        return self.part(name, value, spans, gone)
+
     def split(self, name: str, value: Value, axis: int, sizes: Sequence[int | None]) -> list[Value]:
         """Draw a split into parts of some sizes along an axis."""
         if value.shape is None or None in sizes:
             return [self.part(name, value, None) for _ in sizes]
-        whole = [(0, size, 1) for size in value.shape]
         ends = pairwise(accumulate([size or 0 for size in sizes], initial=0))
-        return [
-            self.part(name, value, [*whole[:axis], (*span, 1), *whole[axis + 1 :]]) for span in ends
-        ]
+        return [self.part_along(name, value, axis, *span) for span in ends]
 
     def unstack(self, name: str, value: Value, axis: int, count: int) -> list[Value]:
         """Draw a split into the slices at every index of an axis, without that axis."""
         if value.shape is None:
             return [self.part(name, value, None) for _ in range(count)]
-        whole = [(0, size, 1) for size in value.shape]
-        return [
-            self.part(name, value, [*whole[:axis], (at, at + 1, 1), *whole[axis + 1 :]], (axis,))
-            for at in range(count)
-        ]
+        return [self.part_along(name, value, axis, at, at + 1, (axis,)) for at in range(count)]
 
 
 def spans_of(sizes: Sequence[int | None], index: Any) -> tuple[list[Span] | None, tuple[int, ...]]:
