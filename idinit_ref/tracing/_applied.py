@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -29,18 +29,23 @@ class Applied(Windows):
             if not isinstance(made, Made) or not isinstance(signal, Signal):
                 continue
             if apart := self._in_parts(signal, made, rest, own, of.out):
-                turned = of._replace(labels=(rest, own))
-                parts = [self._product(turned._replace(values=pair)) for pair in apart]
-                return self._summed_up(of.name, of.shape, parts)
+                return self._of_pairs(of, apart, rest, own)
             is_windowed = bool(signal.patches and made.parts)
             if not (made.recipe or is_windowed) or len(own) != len(made.shape or ()):
                 continue
             one, labels = uncopied(made, own, rest)
             by = self.applied if made.recipe else self.by_windows
-            found = by(of.name, one, signal, (labels, rest, of.out), of.shape)
+            found = by(of, one, signal, labels, rest)
             if found is not None:
                 return found
         return super()._product(of)
+
+    def _of_pairs(
+        self, of: Einsum, pairs: Iterable[Sequence[Value]], rest: Labels, own: Labels
+    ) -> Value:
+        """Draw the sum of products of some signals, each with a weight."""
+        products = (self._product(of._replace(values=p, labels=(rest, own))) for p in pairs)
+        return self._summed_up(of.name, of.shape, products)
 
     def _in_parts(
         self, signal: Signal, made: Made, rest: Labels, own: Labels, out: Labels
@@ -117,24 +122,23 @@ class Applied(Windows):
 
     def applied(
         self,
-        name: str,
+        of: Einsum,
         made: Made,
         signal: Signal,
-        labels: tuple[Labels, Labels, Labels],
-        shape: Shape | None,
+        own: Labels,
+        rest: Labels,
         router: Signal | None = None,
     ) -> Value | None:
         """Draw a product with a weight by its recipe; None if that does not fit.
 
         A router stands for the constant in the recipe of a mixture.
         """
-        own, rest, out = labels
+        name, out, shape = of.name, of.out, of.shape
         if isinstance(made.recipe, Terms):
-            of = Einsum(name, (), (rest, own), out, shape)
-            terms = (self._product(of._replace(values=(signal, v))) for v in made.recipe.values)
-            return self._summed_up(name, shape, terms)
+            terms = [(signal, term) for term in made.recipe.values]
+            return self._of_pairs(of, terms, rest, own)
         found, sizes = opened(made), signal.shape
-        is_plain = all(len({*each}) == len(each) for each in labels)
+        is_plain = all(len({*each}) == len(each) for each in (own, rest, out))
         if found is None or sizes is None or shape is None or not is_plain:
             return None
         parts: dict[Hashable, Sequence[tuple[Hashable, int]]]

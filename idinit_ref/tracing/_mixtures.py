@@ -46,7 +46,7 @@ class Mixtures(Applied):
         for _, mixed, own, signal, rest in of.sides:
             if not isinstance(mixed, Signal) or not isinstance(signal, Signal) or not mixed.mixture:
                 continue
-            found = self._by_mixture(of.name, mixed, signal, (own, rest, of.out), of.shape)
+            found = self._by_mixture(of, mixed, signal, own, rest)
             if found is not None:
                 return found
         result = super()._product(of)
@@ -56,25 +56,19 @@ class Mixtures(Applied):
         return result
 
     def _by_mixture(
-        self,
-        name: str,
-        mixed: Signal,
-        signal: Signal,
-        labels: tuple[Labels, Labels, Labels],
-        shape: Shape | None,
+        self, of: Einsum, mixed: Signal, signal: Signal, own: Labels, rest: Labels
     ) -> Value | None:
         """Draw a product of a signal with a mixture; None if that is not its matrix or kernel."""
-        own, rest, out = labels
         found: Value | None = None
         if isinstance(mixed.mixture, Blend):
 
             def apply(made: Made) -> Value:
-                return self.product(name, [signal, made], [rest, own], out, shape)
+                return self._product(of._replace(values=(signal, made), labels=(rest, own)))
 
-            found = self._blended(name, mixed.mixture, shape, apply)
-        elif mixed.mixture and kernel_among((mixed, signal), (own, rest), out) is mixed:
+            found = self._blended(of.name, mixed.mixture, of.shape, apply)
+        elif mixed.mixture and kernel_among((mixed, signal), (own, rest), of.out) is mixed:
             made, router = mixed.mixture
-            found = self.applied(name, made, signal, labels, shape, router)
+            found = self.applied(of, made, signal, own, rest, router)
         if found is not None:
             self.fates.lazy.add(self._base(mixed.node))
         return found._replace(is_direct=True) if isinstance(found, Signal) else found

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.layout import SPATIAL
 from ._axes import Atom, Axis, View
-from ._labels import Labels
+from ._labels import Einsum, Labels
 from ._made import Made, Shape
 from ._recipes import thin
 from ._reduced import Reduced
@@ -123,16 +123,10 @@ class Windows(Reduced):
         return self.product(name, [signal, matrix], [rest, own], out, shape)
 
     def by_windows(
-        self,
-        name: str,
-        made: Made,
-        signal: Signal,
-        labels: tuple[Labels, Labels, Labels],
-        shape: Shape | None,
+        self, of: Einsum, made: Made, signal: Signal, own: Labels, rest: Labels
     ) -> Value | None:
         """Draw a product of windows with a matrix as a convolution; None if it is none."""
-        own, rest, out = labels
-        patches = signal.patches
+        name, out, shape, patches = of.name, of.out, of.shape, signal.patches
         if patches is None:
             return None
         x, sizes = patches.signal, patches.sizes

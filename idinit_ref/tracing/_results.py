@@ -49,7 +49,7 @@ class Results(Paths):
         """
         fact = fact_of(word) if isinstance(word, str) else word
         if word == "scatter" and floating and len(values) > 1:
-            found = self._written_back(name, values[0], values[1], values[2:], shape, under)
+            found = self._written_back(name, values, shape, under)
             if found is not None:
                 return found
         if fact.does in ON_DATA and floating:
@@ -83,13 +83,7 @@ class Results(Paths):
         return out
 
     def _written_back(
-        self,
-        name: str,
-        whole: Value,
-        update: Value,
-        places: Sequence[Value],
-        shape: Shape | None,
-        under: Runs | None,
+        self, name: str, values: Sequence[Value], shape: Shape | None, under: Runs | None
     ) -> Value | None:
         """Return a write as a sum of signals, if it is one: see :class:`Writes`."""
         return None

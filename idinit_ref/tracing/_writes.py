@@ -45,18 +45,13 @@ class Writes(Sums):
         return self.add("add", whole, part, shape)
 
     def _written_back(
-        self,
-        name: str,
-        whole: Value,
-        update: Value,
-        places: Sequence[Value],
-        shape: Shape | None,
-        under: Runs | None,
+        self, name: str, values: Sequence[Value], shape: Shape | None, under: Runs | None
     ) -> Value | None:
         """Draw a sum with entries of a signal, written back to them, as a sum with the signal.
 
         None if other values are written.
         """
+        whole, update, *places = values
         if not isinstance(whole, Signal) or not isinstance(update, Signal):
             return None
         if whole.shape != shape or whole.node in self._filled:
