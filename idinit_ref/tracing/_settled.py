@@ -22,7 +22,7 @@ _UNREAD = {"move", "select", "crop", "pad", "join", "resize"}  # are dropped if 
 
 
 def settled(drawn: Records, ends: Sequence[str], others: Collection[str]) -> Graph:
-    """Return the graph of a drawing, parameters first, and leave the drawing as it is there.
+    """Return the graph of a drawing, parameters first; the drawing itself is settled, too.
 
     `ends` are the outputs, and `others` further results.
     """
