@@ -200,10 +200,10 @@ def make(
     taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     dtype: Any = None,
-    axes: Mapping[str, Axes | None],
-    **scalars: Any,
+    **more: Any,
 ) -> Initializer:
-    """Return an initialiser. Validates all that needs no shape."""
+    """Return an initialiser. Validates all that needs no shape; `more` are axes and scalars."""
+    axes = {name: more.pop(name, None) for name in (*_NAMED, *_NAMED.values())}
     given = {name: value for name, value in axes.items() if value is not None}
     for jaxs, ours in _NAMED.items():
         if ours in given:
@@ -216,8 +216,8 @@ def make(
         should = f"it names all axes, so {numbered} should not be given as well"
         cure = "give either layout, or in_axis, out_axis and batch_axis"
         raise OptionError(message("layout", layout, should, cure))
-    sample = plan((1, 1), role, taps=taps, **scalars)
-    options = {name: getattr(sample, name) for name in scalars}
+    sample = plan((1, 1), role, taps=taps, **more)
+    options = {name: getattr(sample, name) for name in more}
     options |= {name: numbered.get(name) for name in _AXES}
     options |= {"layout": layout, "groups": groups, "transposed": transposed}
     options |= {"stride": _hashable(stride), "blocks": _hashable(blocks)}
@@ -311,29 +311,12 @@ def idi(
     idi(gain=2.0, in_axis=(1,), out_axis=(0,))
     """
     return make(
-        "transit",
-        gain=gain,
-        wide=wide,
-        axes={
-            "in_axis": in_axis,
-            "out_axis": out_axis,
-            "batch_axis": batch_axis,
-            "input_axes": input_axes,
-            "output_axes": output_axes,
-            "batch_axes": batch_axes,
-        },
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
+        "transit", gain=gain, wide=wide, in_axis=in_axis, out_axis=out_axis,
+        batch_axis=batch_axis, input_axes=input_axes, output_axes=output_axes,
+        batch_axes=batch_axes, layout=layout, groups=groups, transposed=transposed, stride=stride,
+        blocks=blocks, taps=taps, tap=tap, loosen=loosen, loosen_at=loosen_at, seed=seed,
         dtype=dtype,
-    )
+    )  # fmt: skip
 
 
 def idiz(
@@ -385,23 +368,8 @@ def idiz(
            [-0.5, -0.5]], dtype=float32)
     """
     return make(
-        "zero",
-        eps=eps,
-        form=form,
-        axes={
-            "in_axis": in_axis,
-            "out_axis": out_axis,
-            "batch_axis": batch_axis,
-            "input_axes": input_axes,
-            "output_axes": output_axes,
-            "batch_axes": batch_axes,
-        },
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
+        "zero", eps=eps, form=form, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis,
+        input_axes=input_axes, output_axes=output_axes, batch_axes=batch_axes, layout=layout,
+        groups=groups, transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap,
         dtype=dtype,
-    )
+    )  # fmt: skip

@@ -113,18 +113,9 @@ def layer_plans(
     ('HWOI', (2, 2), (1, 1))
     """
     weights = _weights(
-        layer,
-        role,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        form=form,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        layer, role, gain=gain, eps=eps, wide=wide, form=form, taps=taps, tap=tap, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
     return {weight.name: decide(weight.init, weight.parameter.shape)[0] for weight in weights}
 
 
@@ -257,7 +248,7 @@ def _axes(
     Axes are counted from the last: additional leading axes are those of a stack.
     """
     axes: dict[str, Any] = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
-    options: dict[str, Any] = {"taps": taps, "axes": axes}
+    options: dict[str, Any] = {"taps": taps}
     shape: Sequence[int]
     if isinstance(layer, nnx.LoRA):
         shape = given[-2:]
@@ -295,6 +286,7 @@ def _axes(
             )
         )
     axes["batch_axis"] = (*range(stack), *axes["batch_axis"])
+    options |= axes
     return options if tap is None else options | {"tap": tap}
 
 

@@ -238,20 +238,10 @@ class IDI(_Initializer):
         seed: int = 0,
     ) -> None:
         self._validate(
-            layout,
-            (input_axes, output_axes, batch_axes),
-            gain=gain,
-            wide=wide,
-            groups=groups,
-            transposed=transposed,
-            stride=stride,
-            blocks=blocks,
-            taps=taps,
-            tap=tap,
-            loosen=loosen,
-            loosen_at=loosen_at,
-            seed=seed,
-        )
+            layout, (input_axes, output_axes, batch_axes), gain=gain, wide=wide, groups=groups,
+            transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap, loosen=loosen,
+            loosen_at=loosen_at, seed=seed,
+        )  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="idinit_ref")
@@ -301,14 +291,6 @@ class IDIZ(_Initializer):
         tap: Sequence[int] | None = None,
     ) -> None:
         self._validate(
-            layout,
-            (input_axes, output_axes, batch_axes),
-            eps=eps,
-            form=form,
-            groups=groups,
-            transposed=transposed,
-            stride=stride,
-            blocks=blocks,
-            taps=taps,
-            tap=tap,
-        )
+            layout, (input_axes, output_axes, batch_axes), eps=eps, form=form, groups=groups,
+            transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap,
+        )  # fmt: skip

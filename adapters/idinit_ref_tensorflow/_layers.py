@@ -323,18 +323,9 @@ def layer_plans(
     ((3, 8), 'IO')
     """
     decided = _decide(
-        layer,
-        role,
-        tap,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        form=form,
-        taps=taps,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        layer, role, tap, gain=gain, eps=eps, wide=wide, form=form, taps=taps, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
     return {weight.name: its_plan for weight, its_plan in decided}
 
 
@@ -377,16 +368,9 @@ def idi_layer_(
     True
     """
     return _assign(
-        layer,
-        "transit",
-        tap,
-        gain=gain,
-        wide=wide,
-        taps=taps,
-        loosen=loosen,
-        loosen_at=loosen_at,
+        layer, "transit", tap, gain=gain, wide=wide, taps=taps, loosen=loosen, loosen_at=loosen_at,
         seed=seed,
-    )
+    )  # fmt: skip
 
 
 def idiz_layer_(

@@ -111,21 +111,10 @@ def idi_(
            [0., 1., 0.]], dtype=float32)
     """
     return _assign(
-        variable,
-        "transit",
-        gain=gain,
-        wide=wide,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        variable, "transit", gain=gain, wide=wide, layout=layout, groups=groups,
+        transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
 
 
 def idiz_(
@@ -173,15 +162,6 @@ def idiz_(
            [-0.5,  0.5]], dtype=float32)
     """
     return _assign(
-        variable,
-        "zero",
-        eps=eps,
-        form=form,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-    )
+        variable, "zero", eps=eps, form=form, layout=layout, groups=groups, transposed=transposed,
+        stride=stride, blocks=blocks, taps=taps, tap=tap,
+    )  # fmt: skip

@@ -248,19 +248,10 @@ def layer_plans(
     plans = {}
     for k, (name, stored, last) in enumerate(_parts(module).weights):
         how = either(
-            shape_of(_tensor(module, name), name),
-            role if last else "transit",
-            k,
-            gain=gain,
-            eps=eps,
-            wide=wide,
-            form=form,
-            taps=taps,
-            loosen=loosen,
-            loosen_at=loosen_at,
-            seed=seed,
+            shape_of(_tensor(module, name), name), role if last else "transit", k, gain=gain,
+            eps=eps, wide=wide, form=form, taps=taps, loosen=loosen, loosen_at=loosen_at, seed=seed,
             **stored,
-        )
+        )  # fmt: skip
         plans[name] = how if tap is None else replace(how, tap=cast("tuple[int, ...]", tap))
     return plans
 
@@ -308,16 +299,9 @@ def idi_layer_(
     [5.0, 7.0, 5.0]
     """
     return _apply(
-        module,
-        "transit",
-        gain=gain,
-        wide=wide,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        module, "transit", gain=gain, wide=wide, taps=taps, tap=tap, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
 
 
 def idiz_layer_(
