@@ -265,20 +265,14 @@ class _Run:
         weights = {node.name for node in new if node.kind == "weight"}
         if eqn.primitive.name.startswith("custom_"):
             self.recording.record.own |= {node.name for node in new}
-        before = zip(map(_node, values), arrays, strict=True)
-        after = zip(map(_node, outputs), results, strict=True)
-        starts = [(node.name, None) for node in new if not node.inputs]
-        self.recording.link(before, [*after, *starts])
+        after = list(zip(outputs, results, strict=True))
+        self.recording.link(given, after, new)
         is_sum = eqn.primitive.name in ("add", "add_any")
-        for value, result in zip(outputs, results, strict=True):
+        for value, result in after:
             if isinstance(value, Signal) and _is_real(result):
                 units = _units(eqn, values) if value.node in weights else None
                 self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
-        return list(zip(outputs, results, strict=True))
-
-
-def _node(value: Value) -> str | None:
-    return value.node if isinstance(value, Signal) else None
+        return after
 
 
 def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:

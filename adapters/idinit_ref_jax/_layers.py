@@ -15,7 +15,7 @@ from idinit_ref.core.layout import SPATIAL
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.weights import either
-from idinit_ref.diagnostics.spectrum import is_partial_isometry
+from idinit_ref.diagnostics.spectrum import check_normed
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 
@@ -369,12 +369,8 @@ def _write(outer: Any, weights: list[_Weight]) -> None:
         path = tuple(name.split("."))
         if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, parameter):
             scales[path] = _scale(outer, weight)
-        elif isinstance(outer, nnx.SpectralNorm) and not is_partial_isometry(
-            np.asarray(weight).reshape(-1, weight.shape[-1])
-        ):
-            should = "it makes the largest singular value 1, so all should already be 1 or 0"
-            cure = "give a gain that makes them so, or wrap the layer afterwards"
-            raise OptionError(message("layer", type(outer).__name__, should, cure))
+        elif isinstance(outer, nnx.SpectralNorm):
+            check_normed(outer, np.asarray(weight))
     for parameter, value in new:
         parameter.set_value(value)
     if scales and outer.use_scale:

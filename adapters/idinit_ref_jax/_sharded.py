@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from array_api_compat import numpy as numpy_namespace
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, Sharding
 
 from idinit_ref import Plan
+from idinit_ref.core.axes import stored
 from idinit_ref.core.build import resolve
 from idinit_ref.core.layout import split_axes
 from idinit_ref.errors import OptionError, message
 
-__all__ = ["in_numpy", "place", "realise", "sharding_of"]
+__all__ = ["place", "realise", "sharding_of"]
 
 
 def realise(
@@ -46,16 +46,8 @@ def realise(
         return make() if sharding is None else _constrained(make, sharding)
     take: Callable[[tuple[slice, ...]], Any] = partial(decided.block, dtype=target.dtype)
     if merged:
-        take = in_numpy(decided, letters, parted, shape, target.dtype).__getitem__
+        take = stored(decided, target.dtype, shape, letters, parted).__getitem__
     return place(take, shape, target.dtype, sharding)
-
-
-def in_numpy(
-    decided: Plan, letters: str, parted: tuple[int, ...], shape: tuple[int, ...], dtype: Any
-) -> Any:
-    """Build the weight of a plan as `realise` does, but as a NumPy array."""
-    whole = decided.build(dtype=dtype)
-    return split_axes(numpy_namespace, whole, parted, letters).reshape(shape)
 
 
 def place(

@@ -211,11 +211,6 @@ def _by_function(
     return partial(graph.get_concrete_function(*specs), *given)
 
 
-def node_of(value: Value | None) -> str | None:
-    """Return the node of a signal; None for anything else."""
-    return value.node if isinstance(value, Signal) else None
-
-
 def own_name(name: str, value: Value, at: int) -> str:
     """Return the name of an input's node, or, of integers, a name that no other input has."""
     return value.node if isinstance(value, Signal) else f"{name} {at}"
@@ -234,10 +229,11 @@ def _measure_nodes(graph: Any, known: Mapping[str, Any], recording: Recording) -
         recording.record.own |= {node.name for node in nodes}  # any may be under it
     for op in graph.get_operations():
         if any(tensor.name in known for tensor in op.outputs):
-            recording.link(*(
-                [(node_of(known.get(tensor.name)), tensor.name) for tensor in tensors]
+            given, results = (
+                [(known.get(tensor.name), tensor.name) for tensor in tensors]
                 for tensors in (op.inputs, op.outputs)
-            ))  # fmt: skip
+            )
+            recording.link(given, results)
         for tensor in op.outputs:
             value = known.get(tensor.name)
             if not isinstance(value, Signal) or not tensor.dtype.is_floating:

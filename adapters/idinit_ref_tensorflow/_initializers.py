@@ -49,7 +49,8 @@ def decide(shape: Any, role: Role, *, layout: str | None, **options: Any) -> tup
             raise unknown(sizes, f"batch_axes={copies}", "input_axes= and output_axes=")
         else:
             layout = _layout_of_caller(sizes, options)
-    return joined(sizes, role, layout, **options), layout or ""
+    decided = joined(sizes, role, layout, **options)
+    return decided, layout or decided.layout
 
 
 def _layout_of_caller(sizes: tuple[Any, ...], options: Mapping[str, Any]) -> str | None:

@@ -10,13 +10,13 @@ import keras
 from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Role, plan
-from idinit_ref.core.axes import einsum_letters
+from idinit_ref.core.axes import einsum_letters, stored
 from idinit_ref.core.kernel import Taps
-from idinit_ref.core.layout import merge_axes, split_axes
+from idinit_ref.core.layout import merge_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.weights import either
-from idinit_ref.diagnostics.spectrum import is_partial_isometry
+from idinit_ref.diagnostics.spectrum import check_normed
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
 from ._variable import shape_and_dtype
@@ -232,12 +232,9 @@ def _assign(layer: Layer, role: Role, tap: Sequence[int] | None, **options: Any)
     ready = []
     for weight, decided in _decide(layer, role, tap, **options):
         shape, dtype = shape_and_dtype(weight.variable)
-        array = split_axes(xp, decided.build(dtype=dtype), shape, weight.letters)
-        normed = isinstance(layer, keras.layers.SpectralNormalization)
-        if normed and not is_partial_isometry(array.reshape(-1, shape[-1])):
-            should = "it makes the largest singular value 1, so all should already be 1 or 0"
-            cure = "give a gain that makes them so, or wrap the layer afterwards"
-            raise OptionError(message("layer", type(layer).__name__, should, cure))
+        array = stored(decided, dtype, shape, weight.letters)
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            check_normed(layer, array)
         ready.append((weight.variable, array))
         if weight.bias is not None:
             ready.append((weight.bias, xp.zeros(shape_and_dtype(weight.bias)[0])))

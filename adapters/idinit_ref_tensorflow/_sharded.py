@@ -9,10 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from array_api_compat import numpy as xp
 
 from idinit_ref import Plan
-from idinit_ref.core.layout import split_axes
+from idinit_ref.core.axes import stored
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
 __all__ = ["sharded", "tensor"]
@@ -61,7 +60,7 @@ def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], le
         ) from problem
     take: Any = partial(decided.block, dtype=dtype)
     if decided.shape != shape:
-        take = split_axes(xp, decided.build(dtype=dtype), shape, letters).__getitem__
+        take = stored(decided, dtype, shape, letters).__getitem__
     return jax.make_array_from_callback(shape, sharding, take)
 
 
@@ -72,8 +71,7 @@ def tensor(decided: Plan, dtype: str, shape: tuple[int, ...], letters: str) -> A
     large one is shared through DLPack. TensorFlow crashes on memory not aligned to 64 bytes.
     """
     if decided.shape != shape:
-        array = split_axes(xp, decided.build(dtype=dtype), shape, letters)
-        return keras.ops.convert_to_tensor(array, dtype=dtype)
+        return keras.ops.convert_to_tensor(stored(decided, dtype, shape, letters), dtype=dtype)
     kind = np.dtype(dtype)
     if (
         keras.backend.backend() == "tensorflow"

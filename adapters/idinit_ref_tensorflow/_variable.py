@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import keras
-from array_api_compat import numpy as xp
 
 from idinit_ref import Role
+from idinit_ref.core.axes import stored
 from idinit_ref.core.kernel import Taps
-from idinit_ref.core.layout import split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.errors import OptionError, OptionTypeError, message
@@ -55,11 +54,8 @@ def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
 def _assign(variable: Variable, role: Role, **options: Any) -> Variable:
     shape, dtype = shape_and_dtype(variable)
     decided, letters = decide(shape, role, **options)
-    array = decided.build(dtype=dtype)
-    if decided.shape != shape:
-        array = split_axes(xp, array, shape, letters)
     # `shape_and_dtype` has raised if it has no assign().
-    variable.assign(array)  # type: ignore[attr-defined]  # Keras is untyped
+    variable.assign(stored(decided, dtype, shape, letters))  # type: ignore[attr-defined]  # Keras is untyped
     return variable
 
 

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Any, cast
 
+from array_api_compat import numpy as xp
+
 from ..errors import LayoutError, OptionError, OptionTypeError, ShapeError, message
-from .layout import SPATIAL, merge_axes
+from .layout import SPATIAL, merge_axes, split_axes
 from .pattern import Role
 from .plan import Plan
 from .weights import plan
@@ -24,6 +26,7 @@ __all__ = [
     "joined",
     "letters_of",
     "places",
+    "stored",
     "unknown",
 ]
 
@@ -51,6 +54,20 @@ def joined(shape: Sequence[int], role: Role, letters: str | None, **options: Any
         plan(shape, role, layout=_BATCH[: len(shape) - 2] + "IO")  # an error where sizes are none
         shape, letters = merge_axes(shape, letters)
     return plan(shape, role, layout=letters, **options)
+
+
+def stored(
+    how: Plan, dtype: Any, shape: Sequence[int], letters: str, parted: Sequence[int] | None = None
+) -> Any:
+    """Build a weight that `joined` decided, in NumPy, and give it its stored shape again.
+
+    `parted` are the sizes of the axes that the letters name, where the stored shape has others.
+
+    >>> stored(joined((2, 2, 2), "transit", "IOO"), "float32", (2, 2, 2), "IOO").tolist()
+    [[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]]
+    """
+    array = split_axes(xp, how.build(dtype=dtype), shape if parted is None else parted, letters)
+    return xp.reshape(array, tuple(shape))
 
 
 def einsum_letters(
