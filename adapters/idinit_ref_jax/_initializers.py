@@ -100,15 +100,11 @@ class Initializer:
         """
         if isinstance(key, (tuple, list)) and not isinstance(shape, (tuple, list)):
             shape, dtype = key, shape if dtype is None else dtype
-        if not isinstance(out_sharding, (NamedSharding, PartitionSpec, type(None))):
-            raise OptionTypeError(
-                message(
-                    "out_sharding",
-                    out_sharding,
-                    "it should be a NamedSharding, a PartitionSpec or None",
-                    "wrap it: NamedSharding(mesh, PartitionSpec(...))",
-                )
-            )
+        given: object = out_sharding
+        if not isinstance(given, (NamedSharding, PartitionSpec, type(None))):
+            should = "it should be a NamedSharding, a PartitionSpec or None"
+            cure = "wrap it: NamedSharding(mesh, PartitionSpec(...))"
+            raise OptionTypeError(message("out_sharding", given, should, cure))
         return build(self, shape, dtype, out_sharding)
 
 

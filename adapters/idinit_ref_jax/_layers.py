@@ -276,30 +276,24 @@ def _axes(
         raise _unknown_layer(layer)
     stack = len(given) - len(shape)
     if given[max(stack, 0) :] != tuple(shape):
-        raise ShapeError(
-            message(
-                "kernel",
-                given,
-                f"the last axes of this {type(layer).__name__}'s kernel should be {tuple(shape)}, "
-                "after those of a stack of layers",
-                "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
-            )
+        should = (
+            f"the last axes of this {type(layer).__name__}'s kernel should be {tuple(shape)}, "
+            "after those of a stack of layers"
         )
+        cure = "stack layers along leading axes: nnx.vmap(..., out_axes=0)"
+        raise ShapeError(message("kernel", given, should, cure))
     axes["batch_axis"] = (*range(stack), *axes["batch_axis"])
     options |= axes
     return options if tap is None else options | {"tap": tap}
 
 
 def _unknown_layer(layer: Any) -> OptionTypeError:
-    return OptionTypeError(
-        message(
-            "layer",
-            type(layer),
-            f"it should be {_KNOWN} of flax.nnx",
-            "use idi(...) or idiz(...) as kernel_init; into Equinox's immutable modules "
-            "insert their result with eqx.tree_at (in_axis=1, out_axis=0)",
-        )
+    should = f"it should be {_KNOWN} of flax.nnx"
+    cure = (
+        "use idi(...) or idiz(...) as kernel_init; into Equinox's immutable modules "
+        "insert their result with eqx.tree_at (in_axis=1, out_axis=0)"
     )
+    return OptionTypeError(message("layer", type(layer), should, cure))
 
 
 def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:
@@ -340,14 +334,9 @@ def _left_padding(layer: Any, reach: int, stride: int, transposed: bool, flipped
         rules["CIRCULAR"] = reach - (more + flipped) // 2
     name = layer.padding.upper()
     if name not in rules:
-        raise OptionError(
-            message(
-                "padding",
-                layer.padding,
-                f"the identity tap is known for {', '.join(rules)} and for numbers",
-                "give its kernel an initialiser: idi(tap=...)",
-            )
-        )
+        should = f"the identity tap is known for {', '.join(rules)} and for numbers"
+        cure = "give its kernel an initialiser: idi(tap=...)"
+        raise OptionError(message("padding", layer.padding, should, cure))
     return rules[name]
 
 

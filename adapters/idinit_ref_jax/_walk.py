@@ -224,14 +224,9 @@ def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:
     parts = [part for value in given if isinstance(value, Made) for part in value.parts]
     names = [part.name for part in parts if part.view is None or part.view.rank > 1]
     if names:
-        raise GraphError(
-            message(
-                "operation",
-                eqn.primitive.name,
-                f"it takes the parameters {', '.join(names)}, and its computation cannot be read",
-                "replace it by plain JAX operations for the trace",
-            )
-        )
+        should = f"it takes the parameters {', '.join(names)}, and its computation cannot be read"
+        cure = "replace it by plain JAX operations for the trace"
+        raise GraphError(message("operation", eqn.primitive.name, should, cure))
 
 
 def _unchanged(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any) -> Value:

@@ -335,15 +335,12 @@ TABLE: dict[str, Handler] = {
 
 
 def cannot(op: Any, why: str) -> GraphError:
-    return GraphError(
-        message(
-            "model",
-            op.name,
-            f"this operation ({type(op).__name__}) cannot be traced on Keras' "
-            f"{keras.backend.backend()} backend: {why}",
-            "trace on the TensorFlow backend, or write that part with keras.ops and keras.layers",
-        )
+    should = (
+        f"this operation ({type(op).__name__}) cannot be traced on Keras' "
+        f"{keras.backend.backend()} backend: {why}"
     )
+    cure = "trace on the TensorFlow backend, or write that part with keras.ops and keras.layers"
+    return GraphError(message("model", op.name, should, cure))
 
 
 def is_array(leaf: Any) -> bool:

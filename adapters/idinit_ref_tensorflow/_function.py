@@ -208,14 +208,9 @@ def _word(op: Any) -> str:
 
 
 def _cannot(op: Any, why: str) -> GraphError:
-    return GraphError(
-        message(
-            "model",
-            op.name,
-            f"this operation ({op.type}) cannot be traced: {why}",
-            "write that part with other operations or layers, or set its weights one by one: idi_",
-        )
-    )
+    should = f"this operation ({op.type}) cannot be traced: {why}"
+    cure = "write that part with other operations or layers, or set its weights one by one: idi_"
+    return GraphError(message("model", op.name, should, cure))
 
 
 def _needed(graph: Any, outputs: Sequence[Any]) -> list[Any]:

@@ -80,14 +80,9 @@ def dtype_name(dtype: Any) -> str:
     try:
         return str(keras.backend.standardize_dtype(dtype))
     except (TypeError, ValueError) as problem:
-        raise DTypeError(
-            message(
-                "dtype",
-                dtype,
-                f"Keras should accept it; it raised: {problem}",
-                "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()",
-            )
-        ) from problem
+        should = f"Keras should accept it; it raised: {problem}"
+        cure = "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()"
+        raise DTypeError(message("dtype", dtype, should, cure)) from problem
 
 
 def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[int, ...]:

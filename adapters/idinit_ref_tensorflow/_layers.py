@@ -190,32 +190,17 @@ def _weights(layer: Any) -> Iterator[Weight]:
         layer = layer.layer
     names = _names(layer)
     if not names:
-        raise OptionTypeError(
-            message(
-                "layer",
-                type(layer).__name__,
-                f"it should be a keras.layers object of one of {', '.join(_KNOWN)}",
-                "pass each such layer of a model by itself; for other weights use idi_(variable)",
-            )
-        )
+        should = f"it should be a keras.layers object of one of {', '.join(_KNOWN)}"
+        cure = "pass each such layer of a model by itself; for other weights use idi_(variable)"
+        raise OptionTypeError(message("layer", type(layer).__name__, should, cure))
     if not layer.built:
-        raise OptionError(
-            message(
-                "layer",
-                layer.name,
-                "it should be built; it has no weights yet",
-                "call it once on an input, or call its build(input_shape)",
-            )
-        )
+        should = "it should be built; it has no weights yet"
+        cure = "call it once on an input, or call its build(input_shape)"
+        raise OptionError(message("layer", layer.name, should, cure))
     if is_changed(layer):
-        raise OptionError(
-            message(
-                "layer",
-                layer.name,
-                "its kernel should be its weight, without LoRA or quantization",
-                "initialise it first, and enable these afterwards",
-            )
-        )
+        should = "its kernel should be its weight, without LoRA or quantization"
+        cure = "initialise it first, and enable these afterwards"
+        raise OptionError(message("layer", layer.name, should, cure))
     return _KNOWN[names[0]](layer)
 
 

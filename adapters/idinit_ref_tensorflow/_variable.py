@@ -28,26 +28,18 @@ def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
     if isinstance(variable, keras.Variable):
         value = variable._value  # as stored: Keras may cast when it reads
         if value is None:
-            raise OptionError(
-                message(
-                    "variable",
-                    variable.path,
-                    "it should hold a value already",
-                    "leave keras.StatelessScope first, or build the layer outside it",
-                )
-            )
+            should = "it should hold a value already"
+            cure = "leave keras.StatelessScope first, or build the layer outside it"
+            raise OptionError(message("variable", variable.path, should, cure))
     elif tensorflow is not None and isinstance(variable, tensorflow.Variable):
         value = variable.read_value()
     else:
-        raise OptionTypeError(
-            message(
-                "variable",
-                type(variable).__name__,
-                "it should be a keras.Variable or a tf.Variable",
-                "pass layer.kernel of a built layer; with LoRA the kernel is computed, so pass the "
-                "variables behind it; idinit_ref.idi makes a new array",
-            )
+        should = "it should be a keras.Variable or a tf.Variable"
+        cure = (
+            "pass layer.kernel of a built layer; with LoRA the kernel is computed, so pass the "
+            "variables behind it; idinit_ref.idi makes a new array"
         )
+        raise OptionTypeError(message("variable", type(variable).__name__, should, cure))
     return tuple(value.shape), dtype_name(value.dtype)
 
 

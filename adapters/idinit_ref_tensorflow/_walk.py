@@ -150,14 +150,10 @@ class Walker:
             results = op.compute_output_spec(*args, **kwargs)
         flat = keras.tree.flatten(results)
         if kind_of(op) == "Reshape" and None in getattr(op, "newshape", ()):
-            raise GraphError(
-                message(
-                    "model",
-                    f"{op.name}, a reshape to {op.newshape}",
-                    "the shape should be known: Keras itself cannot run it",
-                    "write -1 for the size that is not known, or reshape in the call of a layer",
-                )
-            )
+            got = f"{op.name}, a reshape to {op.newshape}"
+            should = "the shape should be known: Keras itself cannot run it"
+            cure = "write -1 for the size that is not known, or reshape in the call of a layer"
+            raise GraphError(message("model", got, should, cure))
         given = (*args, *kwargs.values())
         if not all(keras.backend.is_float_dtype(x.dtype) for x in flat):
             self.draw.hide(self.value(leaf) for leaf in leaves)

@@ -151,14 +151,8 @@ def _parts(module: Any) -> _Parts:
     cure = "pass its layers one by one, or its weights to idi_ or idiz_ with layout=..."
     if not isinstance(module, nn.Module):
         cure = "pass such a layer itself, e.g. torch.nn.Linear(4, 3), or a weight to idi_ or idiz_"
-    raise OptionTypeError(
-        message(
-            "module",
-            type(module),
-            f"it should be one of {known}, or transformers' Conv1D",
-            cure,
-        )
-    )
+    should = f"it should be one of {known}, or transformers' Conv1D"
+    raise OptionTypeError(message("module", type(module), should, cure))
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -171,14 +165,9 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     try:
         return module.get_parameter(name)
     except AttributeError as problem:
-        raise OptionTypeError(
-            message(
-                "module",
-                type(module),
-                f"its {name!r} should be a torch.nn.Parameter or a PyTorch parametrization",
-                "initialise the layer before its weight is replaced",
-            )
-        ) from problem
+        should = f"its {name!r} should be a torch.nn.Parameter or a PyTorch parametrization"
+        cure = "initialise the layer before its weight is replaced"
+        raise OptionTypeError(message("module", type(module), should, cure)) from problem
 
 
 def layer_plans(

@@ -219,15 +219,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
             found = draw_call(call)
         except (IndexError, KeyError, TypeError, ValueError, AssertionError) as problem:
             raised = f"{type(problem).__name__}: {problem}"
-            raise GraphError(
-                message(
-                    "operation",
-                    self.drawing.says(call.name),
-                    f"its arguments should be of a known form, but reading them raised {raised}",
-                    "use another form of it in forward, or initialise the layers one by one "
-                    "with idi_layer_ and idiz_layer_",
-                )
-            ) from problem
+            given = self.drawing.says(call.name)
+            should = f"its arguments should be of a known form, but reading them raised {raised}"
+            cure = (
+                "use another form of it in forward, or initialise the layers one by one "
+                "with idi_layer_ and idiz_layer_"
+            )
+            raise GraphError(message("operation", given, should, cure)) from problem
         if not all(map(is_floating, call.results)):
             self.drawing.hide(call.signals)
         for tensor, value in zip(call.results, found, strict=True):
@@ -241,14 +239,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
                 self.constants.fill(tensor, value.value)
 
     def _write_error(self, func: Any) -> GraphError:
-        return GraphError(
-            message(
-                "model",
-                self.drawing.says(str(func)),
-                "its forward pass should not write to its parameters",
-                "move that write out of forward",
-            )
-        )
+        should = "its forward pass should not write to its parameters"
+        cure = "move that write out of forward"
+        return GraphError(message("model", self.drawing.says(str(func)), should, cure))
 
     def _higher(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation that takes functions, and draw it if it is a known attention."""
