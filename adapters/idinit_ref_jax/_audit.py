@@ -46,11 +46,6 @@ def audit(
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
-    Some faults end by themselves when training begins. With ``steps=3`` up to three small steps of
-    training follow where something fails, or where a weight has no gradient and what is behind it
-    does not tell why, either way, on copies of the parameters, with a run after each: what ends
-    with them is a remark, not a failure.
-
     Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
     gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
     unchanged. Inside a loop (``scan``, ``while``), a ``cond`` or a function with its own
@@ -66,9 +61,10 @@ def audit(
     apply_fn : callable, optional
         ``apply_fn(model, *inputs)`` computes the output; left out, the model is called.
     steps : int, optional
-        The most steps of training, either way, where something fails. With 0, the default, there is
-        exactly one forward and one backward pass: what fails stays a failure, and a limit names
-        what steps might wake.
+        The most small steps of training, either way and on copies of the parameters, that follow
+        where something fails, or where a weight has no gradient and what is behind it does not tell
+        why. What ends with them, as 3 can show, is a remark, not a failure. With 0 there is exactly
+        one forward and one backward pass, and a limit names what steps might wake.
 
     Returns
     -------

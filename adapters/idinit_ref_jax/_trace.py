@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -100,8 +101,10 @@ class Opened:
         These arrays, or their shapes.
     are_parameters : tuple of bool
         Which of them are parameters.
-    call : callable
-        ``call(arrays, args, kwargs)`` computes the output in evaluation mode.
+    module : callable
+        ``module(arrays)`` returns the model with other arrays, in evaluation mode.
+    apply_fn : callable or None
+        Computes the output from this model and the inputs; None if the model is called.
     rebuild : callable
         ``rebuild(arrays)`` returns the model with other arrays, in its original mode.
     """
@@ -109,7 +112,8 @@ class Opened:
     paths: tuple[str, ...]
     arrays: tuple[Any, ...]
     are_parameters: tuple[bool, ...]
-    call: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any]], Any]
+    module: Callable[[Sequence[Any]], Any]
+    apply_fn: Callable[..., Any] | None
     rebuild: Callable[[Sequence[Any]], Any]
 
     @property
@@ -140,28 +144,23 @@ class Opened:
             raise GraphError(message("model", twice[0], should, cure))
         args, kwargs = _arguments(example_inputs)
         leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-        is_array = [_is_array(leaf) for _, leaf in leaves]
-        inputs = [leaf for (_, leaf), array in zip(leaves, is_array, strict=True) if array]
-        names = [
-            _dotted(path[1:]) for (path, _), array in zip(leaves, is_array, strict=True) if array
-        ]
+        inputs = {_dotted(path[1:]): leaf for path, leaf in leaves if _is_array(leaf)}
 
         def run(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
             rest = iter(given)
-            full = [
-                next(rest) if array else leaf
-                for (_, leaf), array in zip(leaves, is_array, strict=True)
-            ]
+            full = [next(rest) if _is_array(leaf) else leaf for _, leaf in leaves]
             args, kwargs = jax.tree_util.tree_unflatten(tree, full)
-            return _output_arrays(self.call(arrays, args, kwargs))
+            module = self.module(arrays)
+            call = module if self.apply_fn is None else partial(self.apply_fn, module)
+            return _output_arrays(call(*args, **kwargs))
 
-        named = dict(zip(names, inputs, strict=True))
-        jaxpr = _make_jaxpr(run, list(self.arrays), named, (label, example_inputs))
+        jaxpr = _make_jaxpr(run, list(self.arrays), inputs, (label, example_inputs))
         given = [
             Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else array
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
-        return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))
+        names = [f"inputs.{name}" for name in inputs]
+        return Prepared(jaxpr, (*given, *names), tuple(inputs.values()))
 
 
 def _make_jaxpr(
@@ -272,18 +271,14 @@ def _open_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Open
         state = nnx.from_flat_state([(path, old.replace(new)) for (path, old), new in pairs])
         return nnx.merge(graphdef, state)
 
-    original, evaluated = parts(model), parts(copy)
-
-    def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        module = filled(evaluated, arrays)
-        return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
-
+    original = parts(model)
     return Opened(
         tuple(".".join(map(str, path)) for path, _ in original[1]),
         tuple(variable.get_value() for _, variable in original[1]),
         tuple(isinstance(variable, nnx.Param) for _, variable in original[1]),
-        call,
-        lambda arrays: filled(original, arrays),
+        partial(filled, parts(copy)),
+        apply_fn,
+        partial(filled, original),
     )
 
 
@@ -312,14 +307,11 @@ def _open_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> Ope
             new[at] = array
         return jax.tree_util.tree_unflatten(tree, new)
 
-    def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        module = filled(evaluated, arrays)
-        return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
-
     return Opened(
         tuple(_dotted(leaves[at][0]) or "model" for at in places),
         tuple(leaves[at][1] for at in places),
         tuple(is_parameter(leaves[at][1]) for at in places),
-        call,
-        lambda arrays: filled(leaves, arrays),
+        partial(filled, evaluated),
+        apply_fn,
+        partial(filled, leaves),
     )

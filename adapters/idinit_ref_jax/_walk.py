@@ -365,14 +365,10 @@ def _shard_map(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
         is_whole = shape_of(var) == shape_of(shard)
         spans = [(0, size, 1) for size in shape_of(shard)]
         parts.append(value if is_whole else draw.part("shard", value, spans))
-    out = []
-    for value, var, shard in zip(_walk(draw, body, parts), eqn.outvars, body.outvars, strict=True):
-        is_whole = shape_of(var) == shape_of(shard)
-        out.append(
-            value
-            if is_whole
-            else draw.result("shards", [value], shape_of(var), floats(var), "join")
-        )
+    out = _walk(draw, body, parts)
+    for at, (var, shard) in enumerate(zip(eqn.outvars, body.outvars, strict=True)):
+        if shape_of(var) != shape_of(shard):
+            out[at] = draw.result("shards", [out[at]], shape_of(var), floats(var), "join")
     return out
 
 

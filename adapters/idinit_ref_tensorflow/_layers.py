@@ -134,18 +134,13 @@ def _attention(layer: Any) -> Iterator[Weight]:
 _KNOWN: dict[str, Callable[[Any], Iterator[Weight]]] = {
     "Dense": _dense,
     "EinsumDense": _einsum_dense,
-    "Conv1D": _convolution,
-    "Conv2D": _convolution,
-    "Conv3D": _convolution,
-    "Conv1DTranspose": _transposed_convolution,
-    "Conv2DTranspose": _transposed_convolution,
-    "Conv3DTranspose": _transposed_convolution,
-    "DepthwiseConv1D": _depthwise_convolution,
-    "DepthwiseConv2D": _depthwise_convolution,
-    "SeparableConv1D": _separable_convolution,
-    "SeparableConv2D": _separable_convolution,
-    "MultiHeadAttention": _attention,
-    "GroupQueryAttention": _attention,
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
+    **dict.fromkeys(
+        ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _transposed_convolution
+    ),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise_convolution),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable_convolution),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), _attention),
 }
 
 

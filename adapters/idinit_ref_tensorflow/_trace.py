@@ -107,16 +107,12 @@ def trace_model(model: Any, example_inputs: Any) -> Traced:
         with blame_inputs(arguments):
             graph = draw.graph(walk(draw, names, model, *arguments, _input_names(arguments)))
     states = {one.parameter.name for one in held if one.is_state}
-    nodes = [
-        node
-        for node in graph.nodes
-        if node.name not in states or node.use in ("weight", "embedding")
-    ]
+    used = ("weight", "embedding")
+    nodes = [node for node in graph.nodes if node.name not in states or node.use in used]
     parameters = {node.name for node in nodes if node.kind == "parameter"}
     variables = {one.parameter.name: one.variable for one in held}
-    return Traced(
-        Graph(nodes, graph.outputs), {n: v for n, v in variables.items() if n in parameters}
-    )
+    variables = {name: one for name, one in variables.items() if name in parameters}
+    return Traced(Graph(nodes, graph.outputs), variables)
 
 
 def prepare(model: Any, example_inputs: Any, label: str = _EXAMPLE) -> Arguments:

@@ -33,8 +33,9 @@ from ._layers import Weight, known_weights
 from ._window import Window, convolved, spatial
 from ._words import SPECTRA, plain
 
-_CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
-_CONTROL |= {"VectorizedMap"}
+_CONTROL = {
+    "Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond", "VectorizedMap",
+}  # fmt: skip
 
 
 class Walker:
@@ -316,18 +317,10 @@ class Walker:
         window = Window((), (0,) * len(space), ())  # of a kernel with one tap
         if weight.window is not None:
             window = weight.window(tuple(value.shape[k] for k in space) if value.shape else ())
-        grouped = {"groups": weight.groups, "transposed": weight.transposed}
-        return convolved(
-            self.draw,
-            self._name(layer),
-            [value, kernel],
-            weight.letters,
-            shape,
-            window,
-            first,
-            weight.window is not None and max(layer.strides) > 1,
-            grouped if weight.groups > 1 else {},
-        )
+        is_strided = weight.window is not None and max(layer.strides) > 1
+        how = (window, first, is_strided, weight.groups, weight.transposed)
+        name = self._name(layer)
+        return convolved(self.draw, name, [value, kernel], weight.letters, shape, *how)
 
     def _dense(
         self, name: str, value: Value, kernel: Value, shape: Shape | None, equation: str = ""

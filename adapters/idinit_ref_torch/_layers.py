@@ -116,13 +116,8 @@ def _cell(module: nn.RNNCellBase) -> _Parts:
 
 
 _CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 _KINDS: dict[type[nn.Module], Callable[[Any], _Parts]] = {
     nn.Linear: _dense,
     **dict.fromkeys(_CONVOLUTIONS, _conv),
