@@ -33,11 +33,7 @@ _FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def audit(
-    model: Any,
-    inputs: Any,
-    apply_fn: Callable[..., Any] | None = None,
-    *,
-    steps: int = 0,
+    model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None, *, steps: int = 0
 ) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 

@@ -9,15 +9,7 @@ from typing import Any
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import LAYERS, MEMBERS, Drawing, Made, Value, is_constant
 
-from ._static import (
-    counts_of,
-    is_map,
-    knowing,
-    note_captures,
-    reads_its_counter,
-    static,
-    writes_of,
-)
+from ._static import counts_of, is_map, knowing, note_captures, reads_its_counter, static, writes_of
 from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of
 from ._words import SPECTRA, plain
 
