@@ -33,11 +33,7 @@ _FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes
 
 
 def audit(
-    model: Any,
-    inputs: Any,
-    apply_fn: Callable[..., Any] | None = None,
-    *,
-    steps: int = 0,
+    model: Any, inputs: Any, apply_fn: Callable[..., Any] | None = None, *, steps: int = 0
 ) -> Audit:
     """Run a model once forward and once backward, and say whether it works.
 
@@ -45,11 +41,6 @@ def audit(
     residual branch beside its skip, and the second moment from the first weight to the last. It
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
-
-    Some faults end by themselves when training begins. With ``steps=3`` up to three small steps of
-    training follow where something fails, or where a weight has no gradient and what is behind it
-    does not tell why, either way, on copies of the parameters, with a run after each: what ends
-    with them is a remark, not a failure.
 
     Both passes run in evaluation mode, compiled once. The backward pass starts from a fixed
     gradient, not from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model is
@@ -66,9 +57,10 @@ def audit(
     apply_fn : callable, optional
         ``apply_fn(model, *inputs)`` computes the output; left out, the model is called.
     steps : int, optional
-        The most steps of training, either way, where something fails. With 0, the default, there is
-        exactly one forward and one backward pass: what fails stays a failure, and a limit names
-        what steps might wake.
+        The most small steps of training, either way and on copies of the parameters, that follow
+        where something fails, or where a weight has no gradient and what is behind it does not tell
+        why. What ends with them, as 3 can show, is a remark, not a failure. With 0 there is exactly
+        one forward and one backward pass, and a limit names what steps might wake.
 
     Returns
     -------
@@ -265,20 +257,14 @@ class _Run:
         weights = {node.name for node in new if node.kind == "weight"}
         if eqn.primitive.name.startswith("custom_"):
             self.recording.record.own |= {node.name for node in new}
-        before = zip(map(_node, values), arrays, strict=True)
-        after = zip(map(_node, outputs), results, strict=True)
-        starts = [(node.name, None) for node in new if not node.inputs]
-        self.recording.link(before, [*after, *starts])
+        after = list(zip(outputs, results, strict=True))
+        self.recording.link(given, after, new)
         is_sum = eqn.primitive.name in ("add", "add_any")
-        for value, result in zip(outputs, results, strict=True):
+        for value, result in after:
             if isinstance(value, Signal) and _is_real(result):
                 units = _units(eqn, values) if value.node in weights else None
                 self.recording.see(value.node, jax.lax.stop_gradient(result), units, is_sum)
-        return list(zip(outputs, results, strict=True))
-
-
-def _node(value: Value) -> str | None:
-    return value.node if isinstance(value, Signal) else None
+        return after
 
 
 def _units(eqn: JaxprEqn, values: Sequence[Value]) -> tuple[int, int]:

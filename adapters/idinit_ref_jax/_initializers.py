@@ -7,22 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from operator import index
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from idinit_ref import Plan, Role, plan
-from idinit_ref.core.axes import (
-    bias,
-    einsum_letters,
-    is_kernel,
-    is_square,
-    joined,
-    letters_of,
-    places,
-    unknown,
-)
+from idinit_ref.core.axes import bias, check_clear, einsum_letters, joined, letters_of, numbered
 from idinit_ref.core.build import resolve
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.noise import LoosenAt
@@ -100,15 +91,11 @@ class Initializer:
         """
         if isinstance(key, (tuple, list)) and not isinstance(shape, (tuple, list)):
             shape, dtype = key, shape if dtype is None else dtype
-        if not isinstance(out_sharding, (NamedSharding, PartitionSpec, type(None))):
-            raise OptionTypeError(
-                message(
-                    "out_sharding",
-                    out_sharding,
-                    "it should be a NamedSharding, a PartitionSpec or None",
-                    "wrap it: NamedSharding(mesh, PartitionSpec(...))",
-                )
-            )
+        given: object = out_sharding
+        if not isinstance(given, (NamedSharding, PartitionSpec, type(None))):
+            should = "it should be a NamedSharding, a PartitionSpec or None"
+            cure = "wrap it: NamedSharding(mesh, PartitionSpec(...))"
+            raise OptionTypeError(message("out_sharding", given, should, cure))
         return build(self, shape, dtype, out_sharding)
 
 
@@ -148,31 +135,26 @@ def _letters(
     axes: Mapping[str, tuple[int, ...] | None], shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> tuple[str, tuple[int, ...]]:
     """Return a letter and a size for each axis, from the options or from the calling layer."""
-    given = {name: usual if axes[name] is None else axes[name] for name, usual in _AXES.items()}
-    numbered = cast("dict[str, tuple[int, ...]]", given)
+    given = dict(_AXES)
+    given |= {name: places for name, places in axes.items() if places is not None}
     if axes["in_axis"] is not None or axes["out_axis"] is not None:
-        return letters_of(shape, numbered), shape
-    layer, names = asking(_modules(), ("einsum_str", "name", "shape"), __name__)
+        return letters_of(shape, given), shape
+    layer, own = asking(_modules(), ("einsum_str", "name", "shape"), __name__)
     kind = _kind(layer)
-    if kind == "Einsum" and not axes["batch_axis"] and "einsum_str" in names:
-        if names.get("name") == "bias" or hasattr(layer, "kernel"):
+    if kind == "Einsum" and not axes["batch_axis"] and "einsum_str" in own:
+        if own.get("name") == "bias" or hasattr(layer, "kernel"):
             raise bias(shape)
-        return einsum_letters(names["einsum_str"], "einsum_str", NUMBERED), shape
-    left = len(shape) - len(numbered["batch_axis"])
-    surely = kind in _CONVOLUTIONS or is_kernel(options, layer)
-    if layer is None and not axes["batch_axis"]:
-        surely = surely or is_square(shape[:-2])
-    if 2 < left < 6 and not surely:
-        asker = "a direct call" if layer is None else type(layer).__name__
-        raise unknown(shape, asker, f"{NUMBERED}, and batch_axis= for stacks")
-    if kind in ("LinearGeneral", "DenseGeneral") and "shape" in names:
+        return einsum_letters(own["einsum_str"], "einsum_str", NUMBERED), shape
+    names, copies = f"{NUMBERED}, and batch_axis= for stacks", len(given["batch_axis"])
+    check_clear(shape, layer, kind in _CONVOLUTIONS, options, names, copies)
+    if kind in ("LinearGeneral", "DenseGeneral") and "shape" in own:
         # These layers ask for one matrix, whatever the shape of the weight.
         batch = getattr(layer, "batch_axis", None) or getattr(layer, "batch_dims", ())
-        copies = prod(names["shape"][: len(batch)]) if batch else 1
+        copies = prod(own["shape"][: len(batch)]) if batch else 1
         return "BIO", (copies, shape[0] // copies, shape[1])
     if kind == "ConvNDTranspose" or getattr(layer, "transpose_kernel", False):
-        numbered |= {"in_axis": (-1,), "out_axis": (-2,)}
-    return letters_of(shape, numbered), shape
+        given |= {"in_axis": (-1,), "out_axis": (-2,)}
+    return letters_of(shape, given), shape
 
 
 def _modules() -> tuple[type, ...]:
@@ -200,25 +182,20 @@ def make(
     taps: Taps = "outward",
     tap: Sequence[int] | None = None,
     dtype: Any = None,
-    axes: Mapping[str, Axes | None],
-    **scalars: Any,
+    **more: Any,
 ) -> Initializer:
-    """Return an initialiser. Validates all that needs no shape."""
-    given = {name: value for name, value in axes.items() if value is not None}
+    """Return an initialiser. Validates all that needs no shape; `more` are axes and scalars."""
+    axes = {name: more.pop(name, None) for name in _NAMED}
     for jaxs, ours in _NAMED.items():
-        if ours in given:
-            if jaxs in given:
-                should = f"{jaxs}, JAX's name for the same axes, should not be given as well"
-                raise OptionError(message(ours, given[ours], should, "give one of them"))
-            given[jaxs] = given.pop(ours)
-    numbered = {name: places(name, value, name != "batch_axis") for name, value in given.items()}
-    if layout is not None and any(numbered.values()):
-        should = f"it names all axes, so {numbered} should not be given as well"
-        cure = "give either layout, or in_axis, out_axis and batch_axis"
-        raise OptionError(message("layout", layout, should, cure))
-    sample = plan((1, 1), role, taps=taps, **scalars)
-    options = {name: getattr(sample, name) for name in scalars}
-    options |= {name: numbered.get(name) for name in _AXES}
+        value = more.pop(ours, None)
+        if value is not None and axes[jaxs] is not None:
+            should = f"{jaxs}, JAX's name for the same axes, should not be given as well"
+            raise OptionError(message(ours, value, should, "give one of them"))
+        axes[jaxs] = axes[jaxs] if value is None else value
+    numbers = numbered(layout, axes)
+    sample = plan((1, 1), role, taps=taps, **more)
+    options = {name: getattr(sample, name) for name in more}
+    options |= {name: numbers.get(name) for name in _AXES}
     options |= {"layout": layout, "groups": groups, "transposed": transposed}
     options |= {"stride": _hashable(stride), "blocks": _hashable(blocks)}
     options |= {"taps": taps, "tap": _hashable(tap)}
@@ -311,29 +288,12 @@ def idi(
     idi(gain=2.0, in_axis=(1,), out_axis=(0,))
     """
     return make(
-        "transit",
-        gain=gain,
-        wide=wide,
-        axes={
-            "in_axis": in_axis,
-            "out_axis": out_axis,
-            "batch_axis": batch_axis,
-            "input_axes": input_axes,
-            "output_axes": output_axes,
-            "batch_axes": batch_axes,
-        },
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
+        "transit", gain=gain, wide=wide, in_axis=in_axis, out_axis=out_axis,
+        batch_axis=batch_axis, input_axes=input_axes, output_axes=output_axes,
+        batch_axes=batch_axes, layout=layout, groups=groups, transposed=transposed, stride=stride,
+        blocks=blocks, taps=taps, tap=tap, loosen=loosen, loosen_at=loosen_at, seed=seed,
         dtype=dtype,
-    )
+    )  # fmt: skip
 
 
 def idiz(
@@ -385,23 +345,8 @@ def idiz(
            [-0.5, -0.5]], dtype=float32)
     """
     return make(
-        "zero",
-        eps=eps,
-        form=form,
-        axes={
-            "in_axis": in_axis,
-            "out_axis": out_axis,
-            "batch_axis": batch_axis,
-            "input_axes": input_axes,
-            "output_axes": output_axes,
-            "batch_axes": batch_axes,
-        },
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
+        "zero", eps=eps, form=form, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis,
+        input_axes=input_axes, output_axes=output_axes, batch_axes=batch_axes, layout=layout,
+        groups=groups, transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap,
         dtype=dtype,
-    )
+    )  # fmt: skip

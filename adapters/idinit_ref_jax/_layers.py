@@ -15,7 +15,7 @@ from idinit_ref.core.layout import SPATIAL
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.weights import either
-from idinit_ref.diagnostics.spectrum import is_partial_isometry
+from idinit_ref.diagnostics.spectrum import check_normed
 from idinit_ref.errors import OptionError, OptionTypeError, ShapeError, message
 from idinit_ref.tracing import identity
 
@@ -113,18 +113,9 @@ def layer_plans(
     ('HWOI', (2, 2), (1, 1))
     """
     weights = _weights(
-        layer,
-        role,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        form=form,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        layer, role, gain=gain, eps=eps, wide=wide, form=form, taps=taps, tap=tap, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
     return {weight.name: decide(weight.init, weight.parameter.shape)[0] for weight in weights}
 
 
@@ -257,7 +248,7 @@ def _axes(
     Axes are counted from the last: additional leading axes are those of a stack.
     """
     axes: dict[str, Any] = {"in_axis": -2, "out_axis": -1, "batch_axis": ()}
-    options: dict[str, Any] = {"taps": taps, "axes": axes}
+    options: dict[str, Any] = {"taps": taps}
     shape: Sequence[int]
     if isinstance(layer, nnx.LoRA):
         shape = given[-2:]
@@ -285,29 +276,24 @@ def _axes(
         raise _unknown_layer(layer)
     stack = len(given) - len(shape)
     if given[max(stack, 0) :] != tuple(shape):
-        raise ShapeError(
-            message(
-                "kernel",
-                given,
-                f"the last axes of this {type(layer).__name__}'s kernel should be {tuple(shape)}, "
-                "after those of a stack of layers",
-                "stack layers along leading axes: nnx.vmap(..., out_axes=0)",
-            )
+        should = (
+            f"the last axes of this {type(layer).__name__}'s kernel should be {tuple(shape)}, "
+            "after those of a stack of layers"
         )
+        cure = "stack layers along leading axes: nnx.vmap(..., out_axes=0)"
+        raise ShapeError(message("kernel", given, should, cure))
     axes["batch_axis"] = (*range(stack), *axes["batch_axis"])
+    options |= axes
     return options if tap is None else options | {"tap": tap}
 
 
 def _unknown_layer(layer: Any) -> OptionTypeError:
-    return OptionTypeError(
-        message(
-            "layer",
-            type(layer),
-            f"it should be {_KNOWN} of flax.nnx",
-            "use idi(...) or idiz(...) as kernel_init; into Equinox's immutable modules "
-            "insert their result with eqx.tree_at (in_axis=1, out_axis=0)",
-        )
+    should = f"it should be {_KNOWN} of flax.nnx"
+    cure = (
+        "use idi(...) or idiz(...) as kernel_init; into Equinox's immutable modules "
+        "insert their result with eqx.tree_at (in_axis=1, out_axis=0)"
     )
+    return OptionTypeError(message("layer", type(layer), should, cure))
 
 
 def _identity(layer: Any, transposed: bool, taps: Taps) -> dict[str, Any]:
@@ -348,14 +334,9 @@ def _left_padding(layer: Any, reach: int, stride: int, transposed: bool, flipped
         rules["CIRCULAR"] = reach - (more + flipped) // 2
     name = layer.padding.upper()
     if name not in rules:
-        raise OptionError(
-            message(
-                "padding",
-                layer.padding,
-                f"the identity tap is known for {', '.join(rules)} and for numbers",
-                "give its kernel an initialiser: idi(tap=...)",
-            )
-        )
+        should = f"the identity tap is known for {', '.join(rules)} and for numbers"
+        cure = "give its kernel an initialiser: idi(tap=...)"
+        raise OptionError(message("padding", layer.padding, should, cure))
     return rules[name]
 
 
@@ -377,12 +358,8 @@ def _write(outer: Any, weights: list[_Weight]) -> None:
         path = tuple(name.split("."))
         if isinstance(outer, nnx.WeightNorm) and outer.variable_filter(path, parameter):
             scales[path] = _scale(outer, weight)
-        elif isinstance(outer, nnx.SpectralNorm) and not is_partial_isometry(
-            np.asarray(weight).reshape(-1, weight.shape[-1])
-        ):
-            should = "it makes the largest singular value 1, so all should already be 1 or 0"
-            cure = "give a gain that makes them so, or wrap the layer afterwards"
-            raise OptionError(message("layer", type(outer).__name__, should, cure))
+        elif isinstance(outer, nnx.SpectralNorm):
+            check_normed(outer, np.asarray(weight))
     for parameter, value in new:
         parameter.set_value(value)
     if scales and outer.use_scale:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from idinit_ref import Plan, Report
+from idinit_ref.core.axes import stored
 from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
 
-from ._sharded import in_numpy, place, realise, sharding_of
+from ._sharded import place, realise, sharding_of
 from ._trace import open_model
 
 __all__ = ["init", "plans"]
@@ -148,8 +149,11 @@ class _Arrays(Weights):
         shape, is_numpy = tuple(old.shape), isinstance(old, np.ndarray)
         if isinstance(what, Plan):
             sizes, letters = parted or (shape, what.layout)
-            how = (what, letters, sizes, shape, old.dtype)
-            self.new[name] = in_numpy(*how) if is_numpy else realise(*how, sharding_of(old))
+            if is_numpy:
+                self.new[name] = stored(what, old.dtype, shape, letters, sizes)
+            else:
+                where = sharding_of(old)
+                self.new[name] = realise(what, letters, sizes, shape, old.dtype, where)
         elif is_numpy or isinstance(old, jax.core.Tracer):
             self.new[name] = (np if is_numpy else jnp).full_like(old, what)
         else:

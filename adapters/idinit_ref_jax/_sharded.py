@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from array_api_compat import numpy as numpy_namespace
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, Sharding
 
 from idinit_ref import Plan
+from idinit_ref.core.axes import stored
 from idinit_ref.core.build import resolve
 from idinit_ref.core.layout import split_axes
 from idinit_ref.errors import OptionError, message
 
-__all__ = ["in_numpy", "place", "realise", "sharding_of"]
+__all__ = ["place", "realise", "sharding_of"]
 
 
 def realise(
@@ -46,16 +46,8 @@ def realise(
         return make() if sharding is None else _constrained(make, sharding)
     take: Callable[[tuple[slice, ...]], Any] = partial(decided.block, dtype=target.dtype)
     if merged:
-        take = in_numpy(decided, letters, parted, shape, target.dtype).__getitem__
+        take = stored(decided, target.dtype, shape, letters, parted).__getitem__
     return place(take, shape, target.dtype, sharding)
-
-
-def in_numpy(
-    decided: Plan, letters: str, parted: tuple[int, ...], shape: tuple[int, ...], dtype: Any
-) -> Any:
-    """Build the weight of a plan as `realise` does, but as a NumPy array."""
-    whole = decided.build(dtype=dtype)
-    return split_axes(numpy_namespace, whole, parted, letters).reshape(shape)
 
 
 def place(
@@ -97,33 +89,18 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
         mesh = here
     types = () if mesh is None else (*mesh.axis_types, *here.axis_types)
     if traced and AxisType.Explicit in types and mesh.abstract_mesh != here:
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                f"in a traced function its mesh should be the one that is set, {here}",
-                "enter `with jax.set_mesh(mesh):` with the same mesh around the call",
-            )
-        )
+        should = f"in a traced function its mesh should be the one that is set, {here}"
+        cure = "enter `with jax.set_mesh(mesh):` with the same mesh around the call"
+        raise OptionError(message("out_sharding", given, should, cure))
     if mesh is not None and mesh.empty:
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                "it should have a mesh with devices, and none is set",
-                "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)",
-            )
-        )
+        should = "it should have a mesh with devices, and none is set"
+        cure = "enter `with jax.set_mesh(mesh):`, or pass NamedSharding(mesh, spec)"
+        raise OptionError(message("out_sharding", given, should, cure))
     spec: Any = getattr(sharding, "spec", sharding)
     if getattr(spec, "unreduced", None):
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                "it should not be unreduced: the devices would hold terms of a sum, not entries",
-                "name the axis in the specification, or leave it out",
-            )
-        )
+        should = "it should not be unreduced: the devices would hold terms of a sum, not entries"
+        cure = "name the axis in the specification, or leave it out"
+        raise OptionError(message("out_sharding", given, should, cure))
     try:
         if mesh is not None and mesh is here:
             sharding = NamedSharding(mesh, spec)
@@ -131,14 +108,9 @@ def _fitting(sharding: Sharding | PartitionSpec, shape: tuple[int, ...], traced:
             raise IndexError(f"the specification has {len(spec)} axes")
         cast("Sharding", sharding).shard_shape(shape)
     except Exception as problem:  # JAX raises several types, some of its own
-        raise OptionError(
-            message(
-                "out_sharding",
-                given,
-                f"it should divide every axis of shape {shape} evenly; JAX raised: {problem}",
-                "name only axes of the mesh, whose sizes divide the axes of the weight",
-            )
-        ) from problem
+        should = f"it should divide every axis of shape {shape} evenly; JAX raised: {problem}"
+        cure = "name only axes of the mesh, whose sizes divide the axes of the weight"
+        raise OptionError(message("out_sharding", given, should, cure)) from problem
     return cast("Sharding", sharding)
 
 

@@ -61,6 +61,11 @@ def shape_of(var: Any) -> tuple[int, ...]:
     return tuple(getattr(var.aval, "shape", ()))
 
 
+def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
+    """Return the shape of an equation's first result."""
+    return shape_of(eqn.outvars[0])
+
+
 def is_floating(dtype: Any) -> bool:
     """Whether a dtype holds real or complex numbers."""
     return bool(jnp.issubdtype(dtype, jnp.inexact))
@@ -168,7 +173,7 @@ def _reshape(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     value, order = given[0], eqn.params.get("dimensions")
     if order and eqn.primitive.name == "reshape":
         value = draw.transpose("reshape", value, order)
-    return draw.reshape(eqn.primitive.name, value, shape_of(eqn.outvars[0]))
+    return draw.reshape(eqn.primitive.name, value, _shape(eqn))
 
 
 def _slice(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
@@ -205,7 +210,7 @@ def _start(given: list[Value], old: Sequence[int], new: Sequence[int]) -> list[i
 
 def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a write over a slice with a start that may be computed; over zeros it is a padding."""
-    whole, part, shape = *map(shape_of, eqn.invars[:2]), shape_of(eqn.outvars[0])
+    whole, part, shape = *map(shape_of, eqn.invars[:2]), _shape(eqn)
     low = _start(given[2:], whole, part)
     if low is None:
         return draw.result("dynamic_update_slice", given, shape, floats(eqn.outvars[0]), "scatter")
@@ -215,12 +220,12 @@ def _write(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 def _scatter(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a write at indices, as of x.at[:, ::2].set(y)."""
     (whole, places, part), at = given, _axes(eqn)
-    return draw.scatter("scatter", whole, part, places, shape_of(eqn.outvars[0]), at)
+    return draw.scatter("scatter", whole, part, places, _shape(eqn), at)
 
 
 def _axes(eqn: JaxprEqn) -> tuple[Sequence[int], Sequence[int | None]]:
     """Return the axes of a scatter's indices, and for every axis that of the update, if any."""
-    numbers, rank = eqn.params["dimension_numbers"], len(shape_of(eqn.outvars[0]))
+    numbers, rank = eqn.params["dimension_numbers"], len(_shape(eqn))
     gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
     rest = [axis for axis in range(rank) if axis not in gone]
     windows: list[int | None] = [None] * rank
@@ -251,7 +256,7 @@ def _concatenate(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 def _pad(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     config = [tuple(map(int, axis)) for axis in eqn.params["padding_config"]]
     low, gaps = [axis[0] for axis in config], [axis[2] for axis in config]
-    return draw.pad("pad", given[0], low, shape_of(eqn.outvars[0]), gaps, given[1:])
+    return draw.pad("pad", given[0], low, _shape(eqn), gaps, given[1:])
 
 
 # Sums and products ------------------------------------------------------------------------------
@@ -295,7 +300,7 @@ def _function(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
 
 def _scale(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Value:
     """Draw a quotient or a negation."""
-    kind, shape = eqn.primitive.name, shape_of(eqn.outvars[0])
+    kind, shape = eqn.primitive.name, _shape(eqn)
     if is_number(given[0]):  # a number divided by a value
         return draw.entrywise(kind, given, shape, doing="divided by")
     return draw.scale(kind, given, shape, "divided by" if kind == "div" else "", kind)
@@ -364,19 +369,17 @@ def unstack(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]
 _Draw = Callable[[Drawing, JaxprEqn, list[Value]], Value]
 MOVES: dict[str, _Draw] = {
     "concatenate": _concatenate,
-    "stack": lambda draw, eqn, given: draw.stack(
-        "stack", given, eqn.params["axis"], shape_of(eqn.outvars[0])
-    ),
+    "stack": lambda draw, eqn, given: draw.stack("stack", given, eqn.params["axis"], _shape(eqn)),
     "transpose": lambda draw, eqn, given: draw.transpose(
         "transpose", given[0], eqn.params["permutation"]
     ),
     "reshape": _reshape,
     "squeeze": _reshape,
     "broadcast_in_dim": lambda draw, eqn, given: draw.broadcast(
-        "broadcast_in_dim", given[0], shape_of(eqn.outvars[0]), eqn.params["broadcast_dimensions"]
+        "broadcast_in_dim", given[0], _shape(eqn), eqn.params["broadcast_dimensions"]
     ),
     "tile": lambda draw, eqn, given: draw.tile(
-        "tile", given[0], shape_of(eqn.outvars[0]), floats(eqn.outvars[0])
+        "tile", given[0], _shape(eqn), floats(eqn.outvars[0])
     ),
     "rev": lambda draw, eqn, given: draw.flip("rev", given[0], eqn.params["dimensions"]),
     "slice": _slice,
@@ -388,27 +391,21 @@ MOVES: dict[str, _Draw] = {
 """Operations that move entries, of any dtype."""
 
 TABLE: dict[str, _Draw] = {
-    **dict.fromkeys(
-        ("add", "add_any"),
-        lambda draw, eqn, given: draw.add("add", given[0], given[1], shape_of(eqn.outvars[0])),
-    ),
-    "sub": lambda draw, eqn, given: draw.subtract(
-        "sub", given[0], given[1], shape_of(eqn.outvars[0])
-    ),
-    "mul": lambda draw, eqn, given: draw.multiply(
-        "mul", given[0], given[1], shape_of(eqn.outvars[0])
-    ),
+    "add": lambda draw, eqn, given: draw.add("add", given[0], given[1], _shape(eqn)),
+    "add_any": lambda draw, eqn, given: draw.add("add", given[0], given[1], _shape(eqn)),
+    "sub": lambda draw, eqn, given: draw.subtract("sub", given[0], given[1], _shape(eqn)),
+    "mul": lambda draw, eqn, given: draw.multiply("mul", given[0], given[1], _shape(eqn)),
     "reduce_sum": lambda draw, eqn, given: draw.sum(
-        "reduce_sum", given[0], eqn.params["axes"], shape_of(eqn.outvars[0])
+        "reduce_sum", given[0], eqn.params["axes"], _shape(eqn)
     ),
     **dict.fromkeys(
         ("reduce_max", "reduce_min"),
         lambda draw, eqn, given: draw.extreme(
-            eqn.primitive.name[7:], given[0], eqn.params["axes"], shape_of(eqn.outvars[0]), "pool"
+            eqn.primitive.name[7:], given[0], eqn.params["axes"], _shape(eqn), "pool"
         ),
     ),
     "cumsum": lambda draw, eqn, given: draw.cumsum(
-        "cumsum", given[0], eqn.params["axis"], shape_of(eqn.outvars[0]), eqn.params["reverse"]
+        "cumsum", given[0], eqn.params["axis"], _shape(eqn), eqn.params["reverse"]
     ),
     **dict.fromkeys(("integer_pow", "pow", "clamp", "select_n"), _function),
     **dict.fromkeys(("div", "neg"), _scale),

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -100,8 +101,10 @@ class Opened:
         These arrays, or their shapes.
     are_parameters : tuple of bool
         Which of them are parameters.
-    call : callable
-        ``call(arrays, args, kwargs)`` computes the output in evaluation mode.
+    module : callable
+        ``module(arrays)`` returns the model with other arrays, in evaluation mode.
+    apply_fn : callable or None
+        Computes the output from this model and the inputs; None if the model is called.
     rebuild : callable
         ``rebuild(arrays)`` returns the model with other arrays, in its original mode.
     """
@@ -109,7 +112,8 @@ class Opened:
     paths: tuple[str, ...]
     arrays: tuple[Any, ...]
     are_parameters: tuple[bool, ...]
-    call: Callable[[Sequence[Any], Sequence[Any], Mapping[str, Any]], Any]
+    module: Callable[[Sequence[Any]], Any]
+    apply_fn: Callable[..., Any] | None
     rebuild: Callable[[Sequence[Any]], Any]
 
     @property
@@ -135,38 +139,28 @@ class Opened:
         """Trace the computation into a jaxpr."""
         twice = [name for name, count in Counter(filter(None, self.names)).items() if count > 1]
         if twice:
-            raise GraphError(
-                message(
-                    "model",
-                    twice[0],
-                    "every parameter should have a name of its own",
-                    "rename a key that has a dot in it",
-                )
-            )
+            should = "every parameter should have a name of its own"
+            cure = "rename a key that has a dot in it"
+            raise GraphError(message("model", twice[0], should, cure))
         args, kwargs = _arguments(example_inputs)
         leaves, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-        is_array = [_is_array(leaf) for _, leaf in leaves]
-        inputs = [leaf for (_, leaf), array in zip(leaves, is_array, strict=True) if array]
-        names = [
-            _dotted(path[1:]) for (path, _), array in zip(leaves, is_array, strict=True) if array
-        ]
+        inputs = {_dotted(path[1:]): leaf for path, leaf in leaves if _is_array(leaf)}
 
         def run(arrays: Sequence[Any], given: Sequence[Any]) -> Any:
             rest = iter(given)
-            full = [
-                next(rest) if array else leaf
-                for (_, leaf), array in zip(leaves, is_array, strict=True)
-            ]
+            full = [next(rest) if _is_array(leaf) else leaf for _, leaf in leaves]
             args, kwargs = jax.tree_util.tree_unflatten(tree, full)
-            return _output_arrays(self.call(arrays, args, kwargs))
+            module = self.module(arrays)
+            call = module if self.apply_fn is None else partial(self.apply_fn, module)
+            return _output_arrays(call(*args, **kwargs))
 
-        named = dict(zip(names, inputs, strict=True))
-        jaxpr = _make_jaxpr(run, list(self.arrays), named, (label, example_inputs))
+        jaxpr = _make_jaxpr(run, list(self.arrays), inputs, (label, example_inputs))
         given = [
             Parameter(name, tuple(array.shape), jnp.dtype(array.dtype).name) if name else array
             for name, array in zip(self.names, self.arrays, strict=True)
         ]
-        return Prepared(jaxpr, (*given, *(f"inputs.{name}" for name in names)), tuple(inputs))
+        names = [f"inputs.{name}" for name in inputs]
+        return Prepared(jaxpr, (*given, *names), tuple(inputs.values()))
 
 
 def _make_jaxpr(
@@ -176,25 +170,18 @@ def _make_jaxpr(
     try:
         jaxpr = jax.make_jaxpr(run)(arrays, list(inputs.values()))
     except jax.errors.ConcretizationTypeError as problem:
-        raise GraphError(
-            message(
-                "model",
-                str(problem).partition("\n")[0],
-                "its computation should not depend on the values of arrays",
-                "use jax.lax.cond, jax.lax.while_loop or jnp.where in place of Python's if and "
-                "while",
-            )
-        ) from problem
+        got: object = str(problem).partition("\n")[0]
+        should = "its computation should not depend on the values of arrays"
+        cure = "use jax.lax.cond, jax.lax.while_loop or jnp.where in place of Python's if and while"
+        raise GraphError(message("model", got, should, cure)) from problem
     except Exception as problem:  # whatever the model's own code raises
-        raise GraphError(
-            message(
-                given[0],
-                [(name, tuple(leaf.shape)) for name, leaf in inputs.items()] or given[1],
-                f"the model should run on them under jax.jit; it raised: {problem}",
-                "pass what the model is called with, and an apply_fn where it takes more; "
-                "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)",
-            )
-        ) from problem
+        got = [(name, tuple(leaf.shape)) for name, leaf in inputs.items()] or given[1]
+        should = f"the model should run on them under jax.jit; it raised: {problem}"
+        cure = (
+            "pass what the model is called with, and an apply_fn where it takes more; "
+            "a list or dict that is one argument goes into a tuple: ([a, b],), ({'x': x},)"
+        )
+        raise GraphError(message(given[0], got, should, cure)) from problem
     if not jaxpr.jaxpr.outvars:
         should = "the model should return an array, or a pytree of arrays"
         cure = "return it from the model, or from apply_fn"
@@ -251,33 +238,19 @@ def _dotted(path: Sequence[Any]) -> str:
 def open_model(model: Any, apply_fn: Callable[..., Any] | None) -> Opened:
     """Separate a model into its arrays and its computation."""
     nnx, linen, eqx = map(sys.modules.get, ("flax.nnx", "flax.linen", "equinox"))
-    if apply_fn is not None and not callable(apply_fn):
-        raise OptionTypeError(
-            message(
-                "apply_fn",
-                type(apply_fn),
-                "it should be a function apply_fn(model, *example_inputs), or None",
-                "pass the function by name: apply_fn=...",
-            )
-        )
+    function: object = apply_fn
+    if function is not None and not callable(function):
+        should = "it should be a function apply_fn(model, *example_inputs), or None"
+        cure = "pass the function by name: apply_fn=..."
+        raise OptionTypeError(message("apply_fn", type(function), should, cure))
     if linen is not None and isinstance(model, linen.Module):
-        raise OptionTypeError(
-            message(
-                "model",
-                type(model),
-                "a module of flax.linen holds no parameters",
-                "pass the variables that its init returned, and apply_fn=module.apply",
-            )
-        )
+        should = "a module of flax.linen holds no parameters"
+        cure = "pass the variables that its init returned, and apply_fn=module.apply"
+        raise OptionTypeError(message("model", type(model), should, cure))
     if apply_fn is None and not callable(model):
-        raise OptionTypeError(
-            message(
-                "model",
-                type(model),
-                "it should be a module that can be called",
-                "pass apply_fn=..., a function of the parameters and the inputs",
-            )
-        )
+        should = "it should be a module that can be called"
+        cure = "pass apply_fn=..., a function of the parameters and the inputs"
+        raise OptionTypeError(message("model", type(model), should, cure))
     if nnx is not None and isinstance(model, nnx.Module):
         return _open_nnx(nnx, model, apply_fn)
     is_eqx = eqx is not None and isinstance(model, eqx.Module)
@@ -298,18 +271,14 @@ def _open_nnx(nnx: Any, model: Any, apply_fn: Callable[..., Any] | None) -> Open
         state = nnx.from_flat_state([(path, old.replace(new)) for (path, old), new in pairs])
         return nnx.merge(graphdef, state)
 
-    original, evaluated = parts(model), parts(copy)
-
-    def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        module = filled(evaluated, arrays)
-        return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
-
+    original = parts(model)
     return Opened(
         tuple(".".join(map(str, path)) for path, _ in original[1]),
         tuple(variable.get_value() for _, variable in original[1]),
         tuple(isinstance(variable, nnx.Param) for _, variable in original[1]),
-        call,
-        lambda arrays: filled(original, arrays),
+        partial(filled, parts(copy)),
+        apply_fn,
+        partial(filled, original),
     )
 
 
@@ -320,15 +289,13 @@ def _open_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> Ope
     places = [at for at, (_, leaf) in enumerate(leaves) if _is_array(leaf)]
     for path, leaf in leaves:
         if not _is_array(leaf) and _holds_arrays(leaf):
-            raise GraphError(
-                message(
-                    "model",
-                    f"{_dotted(path)!r}, a {type(leaf).__name__}",
-                    "JAX sees no array in it, so none of its arrays can be initialised",
-                    "take the arrays out first (in penzai: unbind_params), or register its class "
-                    "as a pytree: jax.tree_util.register_dataclass",
-                )
+            given = f"{_dotted(path)!r}, a {type(leaf).__name__}"
+            should = "JAX sees no array in it, so none of its arrays can be initialised"
+            cure = (
+                "take the arrays out first (in penzai: unbind_params), or register its class "
+                "as a pytree: jax.tree_util.register_dataclass"
             )
+            raise GraphError(message("model", given, should, cure))
 
     def is_parameter(array: Any) -> bool:
         plain = eqx is None and not jnp.issubdtype(array.dtype, jax.dtypes.extended)
@@ -340,14 +307,11 @@ def _open_tree(model: Any, apply_fn: Callable[..., Any] | None, eqx: Any) -> Ope
             new[at] = array
         return jax.tree_util.tree_unflatten(tree, new)
 
-    def call(arrays: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        module = filled(evaluated, arrays)
-        return module(*args, **kwargs) if apply_fn is None else apply_fn(module, *args, **kwargs)
-
     return Opened(
         tuple(_dotted(leaves[at][0]) or "model" for at in places),
         tuple(leaves[at][1] for at in places),
         tuple(is_parameter(leaves[at][1]) for at in places),
-        call,
-        lambda arrays: filled(leaves, arrays),
+        partial(filled, evaluated),
+        apply_fn,
+        partial(filled, leaves),
     )

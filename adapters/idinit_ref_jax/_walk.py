@@ -13,6 +13,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
 from idinit_ref.tracing import (
+    LAYERS,
+    MEMBERS,
     Data,
     Drawing,
     Made,
@@ -22,6 +24,7 @@ from idinit_ref.tracing import (
     View,
     is_constant,
     is_number,
+    reads_by_turn,
     redrawn,
 )
 
@@ -53,8 +56,6 @@ _OPAQUE = {
     "pallas_call", "ffi_call", "pure_callback", "io_callback", "custom_partitioning",
     "tpu_custom_call",
 }  # fmt: skip
-_LAYERS = 128  # the most turns that are drawn one by one, where they read stacks by their number
-_MEMBERS = 16  # the most members of a map that are drawn one by one
 _LOGADDEXP = ["max", "sub", "ne", "add", "abs", "neg", "exp", "log1p", "add", "select_n"]
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call", "callee")
 
@@ -223,14 +224,9 @@ def _refuse(eqn: JaxprEqn, given: Sequence[Value]) -> None:
     parts = [part for value in given if isinstance(value, Made) for part in value.parts]
     names = [part.name for part in parts if part.view is None or part.view.rank > 1]
     if names:
-        raise GraphError(
-            message(
-                "operation",
-                eqn.primitive.name,
-                f"it takes the parameters {', '.join(names)}, and its computation cannot be read",
-                "replace it by plain JAX operations for the trace",
-            )
-        )
+        should = f"it takes the parameters {', '.join(names)}, and its computation cannot be read"
+        cure = "replace it by plain JAX operations for the trace"
+        raise GraphError(message("operation", eqn.primitive.name, should, cure))
 
 
 def _unchanged(draw: Drawing, eqn: JaxprEqn, value: Value, source: Any, var: Any) -> Value:
@@ -252,8 +248,8 @@ def _scan(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
     is_layers = any(isinstance(value, Made) and value.parts for value in rows)
     fixed = [value for value in given[:few] if value.shape and value.shape[0] == length]
     is_stacked = not is_layers and any(map(draw.is_stack, [*fixed, *rows]))
-    is_map = is_layers and not carried and length <= _MEMBERS
-    is_read = length <= _LAYERS and _is_read_by_turn(body.jaxpr, given, few)
+    is_map = is_layers and not carried and length <= MEMBERS
+    is_read = length <= LAYERS and _is_read_by_turn(body.jaxpr, given, few)
     if is_stacked or is_map or is_read or _is_mixed(rows, length):
         return _unrolled(draw, eqn, given)
 
@@ -277,17 +273,14 @@ def _is_read_by_turn(body: Jaxpr, given: Sequence[Value], few: int) -> bool:
     """
     before = zip(given[few:], body.invars[few:], strict=True)
     start = [var for value, var in before if is_constant(value) and value.integers is not None]
-    start = [var for var in start if not floats(var)]
+    numbers = [var for var in start if not floats(var)]
     pairs = zip(given[:few], body.invars[:few], strict=True)
-    made = {var for value, var in pairs if isinstance(value, Made) and value.parts}
-    numbers, constants = set(start), set(body.constvars)
-    for inner in body.eqns if made else ():
-        read = {var for var in inner.invars if not isinstance(var, Literal)} - constants
-        if read & made and read & numbers:
-            return True
-        alike = next((one for one in (constants, numbers, made) if read <= one), set[Any]())
-        alike.update(inner.outvars)
-    return False
+    made = [var for value, var in pairs if isinstance(value, Made) and value.parts]
+    steps = (
+        ([var for var in eqn.invars if not isinstance(var, Literal)], eqn.outvars)
+        for eqn in body.eqns
+    )
+    return reads_by_turn(steps, numbers, made, body.constvars)
 
 
 def _is_mixed(stacks: Sequence[Value], length: int) -> bool:
@@ -343,7 +336,7 @@ def _while(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Value]:
         return _walk(draw, body, [*fixed, *states])
 
     mark, states = draw.mark(), carry
-    turns = _LAYERS if _is_read_by_turn(body.jaxpr, [*fixed, *carry], few) else 0
+    turns = LAYERS if _is_read_by_turn(body.jaxpr, [*fixed, *carry], few) else 0
     for _ in range(turns):
         (goes,) = _walk(draw, eqn.params["cond_jaxpr"], [*given[:test], *states])
         if not is_constant(goes) or goes.numbers is None:
@@ -372,14 +365,10 @@ def _shard_map(draw: Drawing, eqn: JaxprEqn, given: list[Value]) -> Sequence[Val
         is_whole = shape_of(var) == shape_of(shard)
         spans = [(0, size, 1) for size in shape_of(shard)]
         parts.append(value if is_whole else draw.part("shard", value, spans))
-    out = []
-    for value, var, shard in zip(_walk(draw, body, parts), eqn.outvars, body.outvars, strict=True):
-        is_whole = shape_of(var) == shape_of(shard)
-        out.append(
-            value
-            if is_whole
-            else draw.result("shards", [value], shape_of(var), floats(var), "join")
-        )
+    out = _walk(draw, body, parts)
+    for at, (var, shard) in enumerate(zip(eqn.outvars, body.outvars, strict=True)):
+        if shape_of(var) != shape_of(shard):
+            out[at] = draw.result("shards", [out[at]], shape_of(var), floats(var), "join")
     return out
 
 

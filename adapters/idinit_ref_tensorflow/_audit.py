@@ -44,11 +44,6 @@ def audit(model: Any, inputs: Any, *, steps: int = 0) -> Audit:
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
 
-    Some faults end by themselves when training begins. With ``steps=3`` up to three small steps of
-    training follow where something fails, or where a weight has no gradient and what is behind it
-    does not tell why, either way, with a run after each: what ends with them is a remark, not a
-    failure. The parameters are given back to the bit.
-
     Both passes run with ``training=False``. The backward pass starts from a fixed gradient, not
     from a loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model and its states
     are left as they were; an unbuilt model is built. On Keras' TensorFlow backend every operation
@@ -64,9 +59,11 @@ def audit(model: Any, inputs: Any, *, steps: int = 0) -> Audit:
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
     steps : int, optional
-        The most steps of training, either way, where something fails. With 0, the default, there is
-        exactly one forward and one backward pass: what fails stays a failure, and a limit names
-        what steps might wake.
+        The most small steps of training, either way, that follow where something fails, or where a
+        weight has no gradient and what is behind it does not tell why; afterwards the parameters
+        are given back to the bit. What ends with them, as 3 can show, is a remark, not a failure.
+        With 0 there is exactly one forward and one backward pass, and a limit names what steps
+        might wake.
 
     Returns
     -------
@@ -211,11 +208,6 @@ def _by_function(
     return partial(graph.get_concrete_function(*specs), *given)
 
 
-def node_of(value: Value | None) -> str | None:
-    """Return the node of a signal; None for anything else."""
-    return value.node if isinstance(value, Signal) else None
-
-
 def own_name(name: str, value: Value, at: int) -> str:
     """Return the name of an input's node, or, of integers, a name that no other input has."""
     return value.node if isinstance(value, Signal) else f"{name} {at}"
@@ -234,10 +226,11 @@ def _measure_nodes(graph: Any, known: Mapping[str, Any], recording: Recording) -
         recording.record.own |= {node.name for node in nodes}  # any may be under it
     for op in graph.get_operations():
         if any(tensor.name in known for tensor in op.outputs):
-            recording.link(*(
-                [(node_of(known.get(tensor.name)), tensor.name) for tensor in tensors]
+            given, results = (
+                [(known.get(tensor.name), tensor.name) for tensor in tensors]
                 for tensors in (op.inputs, op.outputs)
-            ))  # fmt: skip
+            )
+            recording.link(given, results)
         for tensor in op.outputs:
             value = known.get(tensor.name)
             if not isinstance(value, Signal) or not tensor.dtype.is_floating:

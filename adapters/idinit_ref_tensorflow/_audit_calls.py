@@ -11,7 +11,7 @@ from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.tracing import Drawing, Made, Signal, Value
 
-from ._audit import cotangents_of, node_of, own_name, trained
+from ._audit import cotangents_of, own_name, trained
 from ._layers import known_weights
 from ._trace import Arguments, Held, _drawing, _input_names, _parameters
 from ._walk import Walker
@@ -161,9 +161,8 @@ class _Runner(Walker):
                 rank = len(flat[0].shape)
                 self._measure(new[-1].name, output, (1, 2) if first else (rank - 1, rank))
             output = activation(output) if split else output
-        before, after = ([(node_of(self.value(x)), x) for x in xs] for xs in (read, flat))
-        starts = [(node.name, None) for node in self.draw.nodes[drawn:] if not node.inputs]
-        self.recording.link(before, [*after, *starts])
+        before, after = ([(self.value(x), x) for x in xs] for xs in (read, flat))
+        self.recording.link(before, after, self.draw.nodes[drawn:])
         for symbol, result in zip(flat, keras.tree.flatten(output), strict=True):
             self.real[id(symbol)] = result
             value = self.value(symbol)

@@ -30,9 +30,10 @@ from ._words import SPECTRA, plain
 
 Shape = tuple[int, ...]
 
-_SAME = {"Cast", "Identity", "Copy", "Dropout", "SpatialDropout1D"}
-_SAME |= {"SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"}
-_SAME |= {"ActivityRegularization"}
+_SAME = {
+    "Cast", "Identity", "Copy", "Dropout", "SpatialDropout1D", "SpatialDropout2D",
+    "SpatialDropout3D", "GaussianDropout", "GaussianNoise", "ActivityRegularization",
+}  # fmt: skip
 _DOING = {"Divide": "divided by", "TrueDivide": "divided by", "Where": "masked by"}
 _KNOWN = {
     "Absolute", "Argmax", "Argmin", "AveragePooling1D", "AveragePooling2D", "BatchNormalization",
@@ -117,10 +118,8 @@ def _turn(call: Call) -> Value:
 def _roll(call: Call) -> Value:
     if call.op.axis is None:
         return _other(call, word="move")
-    pairs, rank = (
-        np.broadcast(np.ravel(call.op.axis), np.ravel(call.op.shift)),
-        len(call.shape or ()),
-    )
+    rank = len(call.shape or ())
+    pairs = np.broadcast(np.ravel(call.op.axis), np.ravel(call.op.shift))
     steps = {int(axis) % rank: int(by) for axis, by in pairs}
     return call.draw.roll(call.name, call.values[0], steps)
 
@@ -272,16 +271,10 @@ def _convolution(call: Call) -> Value:
     sizes = tuple(signal.shape[axis] for axis in spatial(rank, first))
     strides, dilation = (np.broadcast_to(x, rank).tolist() for x in (op.strides, op.dilation_rate))
     window = sliding(kernel.shape[:rank], strides, dilation, op.padding, sizes)
-    channels = signal.shape[1 if first else -1]
-    options: dict[str, Any] = {}
-    if call.kind == "DepthwiseConv":
-        options = {"groups": channels, "transposed": True} if channels > 1 else {}
-    elif channels != kernel.shape[-2]:
-        options = {"groups": channels // kernel.shape[-2]}
-    letters, is_strided = "DHW"[3 - rank :] + "IO", max(strides) > 1
-    return convolved(
-        call.draw, call.name, values, letters, shape, window, first, is_strided, options
-    )
+    channels, is_depthwise = signal.shape[1 if first else -1], call.kind == "DepthwiseConv"
+    groups = channels if is_depthwise else channels // max(kernel.shape[-2], 1)
+    letters, how = "DHW"[3 - rank :] + "IO", (first, max(strides) > 1, groups, is_depthwise)
+    return convolved(call.draw, call.name, values, letters, shape, window, *how)
 
 
 Handler = Callable[[Call], Value]
@@ -335,15 +328,12 @@ TABLE: dict[str, Handler] = {
 
 
 def cannot(op: Any, why: str) -> GraphError:
-    return GraphError(
-        message(
-            "model",
-            op.name,
-            f"this operation ({type(op).__name__}) cannot be traced on Keras' "
-            f"{keras.backend.backend()} backend: {why}",
-            "trace on the TensorFlow backend, or write that part with keras.ops and keras.layers",
-        )
+    should = (
+        f"this operation ({type(op).__name__}) cannot be traced on Keras' "
+        f"{keras.backend.backend()} backend: {why}"
     )
+    cure = "trace on the TensorFlow backend, or write that part with keras.ops and keras.layers"
+    return GraphError(message("model", op.name, should, cure))
 
 
 def is_array(leaf: Any) -> bool:

@@ -7,17 +7,9 @@ from functools import partial
 from typing import Any
 
 from idinit_ref.errors import GraphError, message
-from idinit_ref.tracing import Drawing, Made, Value, is_constant
+from idinit_ref.tracing import LAYERS, MEMBERS, Drawing, Made, Value, is_constant
 
-from ._static import (
-    counts_of,
-    is_map,
-    knowing,
-    note_captures,
-    reads_by_turn,
-    static,
-    writes_of,
-)
+from ._static import counts_of, is_map, knowing, note_captures, reads_its_counter, static, writes_of
 from ._table import ENTRYWISE, KNOWN, MOVES, TABLE, is_floating, shape_of
 from ._words import SPECTRA, plain
 
@@ -26,8 +18,6 @@ _SAME |= {"CheckNumerics", "StopGradient", "PreventGradient"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _BRANCHES = {"If", "StatelessIf"}
 _LOOPS = {"While", "StatelessWhile"}
-_MEMBERS = 16  # the most members of a stack that a map applies each on its own
-_LAYERS = 128  # the most turns of another loop that are drawn one by one
 _UNREADABLE = ("CudnnRNN", "SparseTensorDenseMatMul", "SparseMatMul", "Xla", "TPU", "PyFunc")
 
 
@@ -159,9 +149,9 @@ class Reader:
         """Draw a loop that reads stacks by the number of its turn, turn by turn; else nothing."""
         test, body = (_function(op, attribute) for attribute in ("cond", "body"))
         made = {at for at, one in enumerate(inputs) if isinstance(one, Made) and one.parts}
-        if not reads_by_turn(body, made):
+        if not reads_its_counter(body, made):
             return []
-        writes, most = writes_of(body), _MEMBERS if is_map(body) else _LAYERS
+        writes, most = writes_of(body), MEMBERS if is_map(body) else LAYERS
         *turns, last = counts_of(op, test, body, writes.values(), most) or [{}]
         constant, names = self.draw.constant, [tensor.name for tensor in body.inputs]
         outputs = [*body.outputs[: len(inputs)]]
@@ -210,14 +200,9 @@ def _word(op: Any) -> str:
 
 
 def _cannot(op: Any, why: str) -> GraphError:
-    return GraphError(
-        message(
-            "model",
-            op.name,
-            f"this operation ({op.type}) cannot be traced: {why}",
-            "write that part with other operations or layers, or set its weights one by one: idi_",
-        )
-    )
+    should = f"this operation ({op.type}) cannot be traced: {why}"
+    cure = "write that part with other operations or layers, or set its weights one by one: idi_"
+    return GraphError(message("model", op.name, should, cure))
 
 
 def _needed(graph: Any, outputs: Sequence[Any]) -> list[Any]:

@@ -11,18 +11,17 @@ import keras
 from idinit_ref import Plan, Role
 from idinit_ref.core.axes import (
     bias,
+    check_clear,
     einsum_letters,
-    is_kernel,
-    is_square,
     joined,
     letters_of,
-    places,
+    numbered,
     unknown,
 )
 from idinit_ref.core.kernel import Taps
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
-from idinit_ref.errors import DTypeError, OptionError, message
+from idinit_ref.errors import DTypeError, message
 from idinit_ref.tracing import asking
 
 from ._sharded import sharded, tensor
@@ -49,7 +48,8 @@ def decide(shape: Any, role: Role, *, layout: str | None, **options: Any) -> tup
             raise unknown(sizes, f"batch_axes={copies}", "input_axes= and output_axes=")
         else:
             layout = _layout_of_caller(sizes, options)
-    return joined(sizes, role, layout, **options), layout or ""
+    decided = joined(sizes, role, layout, **options)
+    return decided, layout or decided.layout
 
 
 def _layout_of_caller(sizes: tuple[Any, ...], options: Mapping[str, Any]) -> str | None:
@@ -67,11 +67,9 @@ def _layout_of_caller(sizes: tuple[Any, ...], options: Mapping[str, Any]) -> str
     kinds = {base.__name__ for base in type(layer).__mro__ if base.__module__.startswith("keras.")}
     if "BaseConvTranspose" in kinds and usual is not None:
         return usual[:-2] + "OI"
-    surely = bool(kinds & _CONVOLUTIONS) or is_kernel(options, layer)
-    if len(sizes) not in (3, 4, 5) or surely or (layer is None and is_square(sizes[:-2])):
-        return usual
-    asker = "a direct call" if layer is None else type(layer).__name__
-    raise unknown(sizes, asker, "input_axes=, output_axes= and batch_axes=")
+    names = "input_axes=, output_axes= and batch_axes="
+    check_clear(sizes, layer, bool(kinds & _CONVOLUTIONS), options, names)
+    return usual
 
 
 def dtype_name(dtype: Any) -> str:
@@ -79,14 +77,9 @@ def dtype_name(dtype: Any) -> str:
     try:
         return str(keras.backend.standardize_dtype(dtype))
     except (TypeError, ValueError) as problem:
-        raise DTypeError(
-            message(
-                "dtype",
-                dtype,
-                f"Keras should accept it; it raised: {problem}",
-                "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()",
-            )
-        ) from problem
+        should = f"Keras should accept it; it raised: {problem}"
+        cure = "pass a name such as 'float32' or 'bfloat16', or None for keras.config.floatx()"
+        raise DTypeError(message("dtype", dtype, should, cure)) from problem
 
 
 def _smallest_shape(layout: Any, stride: Any, blocks: Any, tap: Any) -> tuple[int, ...]:
@@ -114,14 +107,7 @@ class _Initializer(keras.initializers.Initializer):  # type: ignore[misc]  # Ker
         letters = KERAS_LAYOUTS.get(len(shape)) if layout is None else layout
         decided = joined(shape, self.role, letters, **options)
         self._options = {name: getattr(decided, name) for name in options} | {"layout": layout}
-        given = {name: at for name, at in zip(_AXES, axes, strict=True) if at is not None}
-        self._axes: dict[str, Any] = {
-            name: places(name, at, name != "batch_axes") for name, at in given.items()
-        }
-        if layout is not None and any(self._axes.values()):
-            should = f"it names all axes, so {self._axes} should not be given as well"
-            cure = "give either layout, or input_axes, output_axes and batch_axes"
-            raise OptionError(message("layout", layout, should, cure))
+        self._axes: dict[str, Any] = dict(numbered(layout, dict(zip(_AXES, axes, strict=True))))
 
     def __call__(self, shape: Sequence[int], dtype: Any = None, layout: Any = None) -> Any:
         """Build a weight.
@@ -238,20 +224,10 @@ class IDI(_Initializer):
         seed: int = 0,
     ) -> None:
         self._validate(
-            layout,
-            (input_axes, output_axes, batch_axes),
-            gain=gain,
-            wide=wide,
-            groups=groups,
-            transposed=transposed,
-            stride=stride,
-            blocks=blocks,
-            taps=taps,
-            tap=tap,
-            loosen=loosen,
-            loosen_at=loosen_at,
-            seed=seed,
-        )
+            layout, (input_axes, output_axes, batch_axes), gain=gain, wide=wide, groups=groups,
+            transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap, loosen=loosen,
+            loosen_at=loosen_at, seed=seed,
+        )  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="idinit_ref")
@@ -301,14 +277,6 @@ class IDIZ(_Initializer):
         tap: Sequence[int] | None = None,
     ) -> None:
         self._validate(
-            layout,
-            (input_axes, output_axes, batch_axes),
-            eps=eps,
-            form=form,
-            groups=groups,
-            transposed=transposed,
-            stride=stride,
-            blocks=blocks,
-            taps=taps,
-            tap=tap,
-        )
+            layout, (input_axes, output_axes, batch_axes), eps=eps, form=form, groups=groups,
+            transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap,
+        )  # fmt: skip

@@ -10,13 +10,13 @@ import keras
 from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Role, plan
-from idinit_ref.core.axes import einsum_letters
+from idinit_ref.core.axes import einsum_letters, stored
 from idinit_ref.core.kernel import Taps
-from idinit_ref.core.layout import merge_axes, split_axes
+from idinit_ref.core.layout import merge_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.core.weights import either
-from idinit_ref.diagnostics.spectrum import is_partial_isometry
+from idinit_ref.diagnostics.spectrum import check_normed
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
 from ._variable import shape_and_dtype
@@ -134,18 +134,13 @@ def _attention(layer: Any) -> Iterator[Weight]:
 _KNOWN: dict[str, Callable[[Any], Iterator[Weight]]] = {
     "Dense": _dense,
     "EinsumDense": _einsum_dense,
-    "Conv1D": _convolution,
-    "Conv2D": _convolution,
-    "Conv3D": _convolution,
-    "Conv1DTranspose": _transposed_convolution,
-    "Conv2DTranspose": _transposed_convolution,
-    "Conv3DTranspose": _transposed_convolution,
-    "DepthwiseConv1D": _depthwise_convolution,
-    "DepthwiseConv2D": _depthwise_convolution,
-    "SeparableConv1D": _separable_convolution,
-    "SeparableConv2D": _separable_convolution,
-    "MultiHeadAttention": _attention,
-    "GroupQueryAttention": _attention,
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
+    **dict.fromkeys(
+        ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _transposed_convolution
+    ),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise_convolution),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable_convolution),
+    **dict.fromkeys(("MultiHeadAttention", "GroupQueryAttention"), _attention),
 }
 
 
@@ -190,32 +185,17 @@ def _weights(layer: Any) -> Iterator[Weight]:
         layer = layer.layer
     names = _names(layer)
     if not names:
-        raise OptionTypeError(
-            message(
-                "layer",
-                type(layer).__name__,
-                f"it should be a keras.layers object of one of {', '.join(_KNOWN)}",
-                "pass each such layer of a model by itself; for other weights use idi_(variable)",
-            )
-        )
+        should = f"it should be a keras.layers object of one of {', '.join(_KNOWN)}"
+        cure = "pass each such layer of a model by itself; for other weights use idi_(variable)"
+        raise OptionTypeError(message("layer", type(layer).__name__, should, cure))
     if not layer.built:
-        raise OptionError(
-            message(
-                "layer",
-                layer.name,
-                "it should be built; it has no weights yet",
-                "call it once on an input, or call its build(input_shape)",
-            )
-        )
+        should = "it should be built; it has no weights yet"
+        cure = "call it once on an input, or call its build(input_shape)"
+        raise OptionError(message("layer", layer.name, should, cure))
     if is_changed(layer):
-        raise OptionError(
-            message(
-                "layer",
-                layer.name,
-                "its kernel should be its weight, without LoRA or quantization",
-                "initialise it first, and enable these afterwards",
-            )
-        )
+        should = "its kernel should be its weight, without LoRA or quantization"
+        cure = "initialise it first, and enable these afterwards"
+        raise OptionError(message("layer", layer.name, should, cure))
     return _KNOWN[names[0]](layer)
 
 
@@ -232,12 +212,9 @@ def _assign(layer: Layer, role: Role, tap: Sequence[int] | None, **options: Any)
     ready = []
     for weight, decided in _decide(layer, role, tap, **options):
         shape, dtype = shape_and_dtype(weight.variable)
-        array = split_axes(xp, decided.build(dtype=dtype), shape, weight.letters)
-        normed = isinstance(layer, keras.layers.SpectralNormalization)
-        if normed and not is_partial_isometry(array.reshape(-1, shape[-1])):
-            should = "it makes the largest singular value 1, so all should already be 1 or 0"
-            cure = "give a gain that makes them so, or wrap the layer afterwards"
-            raise OptionError(message("layer", type(layer).__name__, should, cure))
+        array = stored(decided, dtype, shape, weight.letters)
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            check_normed(layer, array)
         ready.append((weight.variable, array))
         if weight.bias is not None:
             ready.append((weight.bias, xp.zeros(shape_and_dtype(weight.bias)[0])))
@@ -323,18 +300,9 @@ def layer_plans(
     ((3, 8), 'IO')
     """
     decided = _decide(
-        layer,
-        role,
-        tap,
-        gain=gain,
-        eps=eps,
-        wide=wide,
-        form=form,
-        taps=taps,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        layer, role, tap, gain=gain, eps=eps, wide=wide, form=form, taps=taps, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
     return {weight.name: its_plan for weight, its_plan in decided}
 
 
@@ -377,16 +345,9 @@ def idi_layer_(
     True
     """
     return _assign(
-        layer,
-        "transit",
-        tap,
-        gain=gain,
-        wide=wide,
-        taps=taps,
-        loosen=loosen,
-        loosen_at=loosen_at,
+        layer, "transit", tap, gain=gain, wide=wide, taps=taps, loosen=loosen, loosen_at=loosen_at,
         seed=seed,
-    )
+    )  # fmt: skip
 
 
 def idiz_layer_(

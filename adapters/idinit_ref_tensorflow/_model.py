@@ -8,7 +8,7 @@ import keras
 from array_api_compat import numpy as xp
 
 from idinit_ref import Plan, Report
-from idinit_ref.core.layout import split_axes
+from idinit_ref.core.axes import stored
 from idinit_ref.roles import ModelOptions
 from idinit_ref.roles.decide import decide
 from idinit_ref.roles.whole import Parted, Weights, initialise
@@ -119,9 +119,8 @@ class _Variables(Weights):
         variable = self.held[name]
         shape, dtype = shape_and_dtype(variable)
         if isinstance(what, Plan):
-            array = what.build(dtype=dtype)
             sizes, letters = parted or (shape, what.layout)
-            array = xp.reshape(split_axes(xp, array, sizes, letters), shape)
+            array = stored(what, dtype, shape, letters, sizes)
         else:
             array = Plan((0, 0)).build(dtype=dtype)
             array = xp.full(shape, what, dtype=array.dtype)

@@ -9,10 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from array_api_compat import numpy as xp
 
 from idinit_ref import Plan
-from idinit_ref.core.layout import split_axes
+from idinit_ref.core.axes import stored
 from idinit_ref.errors import OptionError, OptionTypeError, message
 
 __all__ = ["sharded", "tensor"]
@@ -26,42 +25,29 @@ def sharded(decided: Plan, dtype: str, sharding: Any, shape: tuple[int, ...], le
     try:
         sharding = getattr(sharding, "backend_layout", sharding)  # of a keras TensorLayout
     except ValueError as problem:
-        raise OptionError(
-            message(
-                "layout",
-                sharding,
-                f"it should have a mesh; Keras raised: {problem}",
-                "give it one: TensorLayout(axes, device_mesh)",
-            )
-        ) from problem
+        should = f"it should have a mesh; Keras raised: {problem}"
+        cure = "give it one: TensorLayout(axes, device_mesh)"
+        raise OptionError(message("layout", sharding, should, cure)) from problem
     jax = sys.modules.get("jax") if keras.backend.backend() == "jax" else None
     if jax is None or not isinstance(sharding, jax.sharding.Sharding):
-        raise OptionTypeError(
-            message(
-                "layout",
-                sharding,
-                "here it should be a keras.distribution.TensorLayout or a JAX sharding, "
-                "on Keras' JAX backend",
-                "leave it out; axis letters belong to the constructor: IDI(layout='OI')",
-            )
+        should = (
+            "here it should be a keras.distribution.TensorLayout or a JAX sharding, "
+            "on Keras' JAX backend"
         )
+        cure = "leave it out; axis letters belong to the constructor: IDI(layout='OI')"
+        raise OptionTypeError(message("layout", sharding, should, cure))
     if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
         # Inside jax.set_mesh, Keras passes the sharding without its devices.
         sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), sharding.spec)
     try:
         sharding.shard_shape(shape)
     except (ValueError, IndexError) as problem:  # an IndexError if the sharding has more axes
-        raise OptionError(
-            message(
-                "layout",
-                sharding,
-                f"it should divide every axis of shape {shape} evenly; JAX raised: {problem}",
-                "name only axes of the mesh, whose sizes divide the axes of the weight",
-            )
-        ) from problem
+        should = f"it should divide every axis of shape {shape} evenly; JAX raised: {problem}"
+        cure = "name only axes of the mesh, whose sizes divide the axes of the weight"
+        raise OptionError(message("layout", sharding, should, cure)) from problem
     take: Any = partial(decided.block, dtype=dtype)
     if decided.shape != shape:
-        take = split_axes(xp, decided.build(dtype=dtype), shape, letters).__getitem__
+        take = stored(decided, dtype, shape, letters).__getitem__
     return jax.make_array_from_callback(shape, sharding, take)
 
 
@@ -72,8 +58,7 @@ def tensor(decided: Plan, dtype: str, shape: tuple[int, ...], letters: str) -> A
     large one is shared through DLPack. TensorFlow crashes on memory not aligned to 64 bytes.
     """
     if decided.shape != shape:
-        array = split_axes(xp, decided.build(dtype=dtype), shape, letters)
-        return keras.ops.convert_to_tensor(array, dtype=dtype)
+        return keras.ops.convert_to_tensor(stored(decided, dtype, shape, letters), dtype=dtype)
     kind = np.dtype(dtype)
     if (
         keras.backend.backend() == "tensorflow"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from idinit_ref.tracing import reads_by_turn
+
 __all__ = [
     "counts_of",
     "is_map",
     "knowing",
     "note_captures",
-    "reads_by_turn",
+    "reads_its_counter",
     "static",
     "writes_of",
 ]
@@ -96,19 +98,15 @@ def is_map(body: Any) -> bool:
     return changed == writes_of(body).keys()
 
 
-def reads_by_turn(body: Any, made: Set[int]) -> bool:
+def reads_its_counter(body: Any, made: Iterable[int]) -> bool:
     """Whether a loop may read one of its inputs `made`, which are stacks, by its counters."""
-    numbers = {tensor.name for tensor in body.inputs if _is_counter(tensor)}
-    stacks = {body.inputs[at].name for at in made}
-    constants = set[str]()
-    for op in body.get_operations():
-        read = {tensor.name for tensor in op.inputs} - constants
-        if read & stacks and read & numbers:
-            return True
-        if op.type != "Placeholder":
-            alike = next((one for one in (constants, numbers, stacks) if read <= one), set[str]())
-            alike |= {tensor.name for tensor in op.outputs}
-    return False
+    numbers = [tensor.name for tensor in body.inputs if _is_counter(tensor)]
+    steps = (
+        ([tensor.name for tensor in op.inputs], [tensor.name for tensor in op.outputs])
+        for op in body.get_operations()
+        if op.type != "Placeholder"
+    )
+    return reads_by_turn(steps, numbers, [body.inputs[at].name for at in made])
 
 
 def _origin(tensor: Any) -> Any:

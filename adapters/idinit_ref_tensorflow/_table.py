@@ -305,17 +305,12 @@ def _convolution(
     if None in sizes:
         return draw.other(name, inputs, shape)
     first = _channels_first(op)
-    channels = signal.shape[1 if first else rank + 1]
-    options: dict[str, Any] = {}
-    if op.type == "DepthwiseConv2dNative":
-        options = {"groups": channels, "transposed": True} if channels > 1 else {}
-    elif op.type in _CONVOLUTIONS and channels != sizes[rank]:
-        options = {"groups": channels // sizes[rank], "transposed": False}
+    channels, is_depthwise = signal.shape[1 if first else rank + 1], "Depthwise" in op.type
+    groups = channels if is_depthwise else 1 if crops else channels // max(sizes[rank], 1)
     window = _window(op, signal, tuple(sizes[:rank]), spatial(rank, first))
     letters = "DHW"[3 - rank :] + ("OI" if crops else "IO")
-    is_strided = max(op.get_attr("strides")) > 1
-    both = [value, inputs[1]]
-    return convolved(draw, name, both, letters, shape, window, first, is_strided, options)
+    how = (first, max(op.get_attr("strides")) > 1, groups, is_depthwise)
+    return convolved(draw, name, [value, inputs[1]], letters, shape, window, *how)
 
 
 def _patches(draw: Drawing, op: Any, name: str, inputs: list[Value], shape: Shape | None) -> Value:

@@ -107,29 +107,20 @@ def trace_model(model: Any, example_inputs: Any) -> Traced:
         with blame_inputs(arguments):
             graph = draw.graph(walk(draw, names, model, *arguments, _input_names(arguments)))
     states = {one.parameter.name for one in held if one.is_state}
-    nodes = [
-        node
-        for node in graph.nodes
-        if node.name not in states or node.use in ("weight", "embedding")
-    ]
+    used = ("weight", "embedding")
+    nodes = [node for node in graph.nodes if node.name not in states or node.use in used]
     parameters = {node.name for node in nodes if node.kind == "parameter"}
     variables = {one.parameter.name: one.variable for one in held}
-    return Traced(
-        Graph(nodes, graph.outputs), {n: v for n, v in variables.items() if n in parameters}
-    )
+    variables = {name: one for name, one in variables.items() if name in parameters}
+    return Traced(Graph(nodes, graph.outputs), variables)
 
 
 def prepare(model: Any, example_inputs: Any, label: str = _EXAMPLE) -> Arguments:
     """Build a model, and return the symbolic arguments of its call."""
     if not isinstance(model, keras.layers.Layer):
-        raise OptionTypeError(
-            message(
-                "model",
-                type(model).__name__,
-                "it should be a keras.Model or a keras.layers.Layer",
-                "wrap the computation in one; for single weights use idi_(variable)",
-            )
-        )
+        should = "it should be a keras.Model or a keras.layers.Layer"
+        cure = "wrap the computation in one; for single weights use idi_(variable)"
+        raise OptionTypeError(message("model", type(model).__name__, should, cure))
     arguments = _arguments(model, example_inputs, label)
     _build(model, arguments, label)
     return arguments
@@ -162,14 +153,9 @@ def _arguments(model: Any, example: Any, label: str) -> Arguments:
         elif isinstance(model, keras.Sequential) and model.built:
             example = model.inputs[0]
         if example is None:
-            raise GraphError(
-                message(
-                    label,
-                    None,
-                    f"the model {model.name!r} does not know its inputs",
-                    "pass an array of the right shape and dtype, or keras.KerasTensor(shape)",
-                )
-            )
+            should = f"the model {model.name!r} does not know its inputs"
+            cure = "pass an array of the right shape and dtype, or keras.KerasTensor(shape)"
+            raise GraphError(message(label, None, should, cure))
     example = keras.tree.map_structure(partial(_symbol, label), example)
     needs = [
         p.name
@@ -190,26 +176,16 @@ def _symbol(label: str, leaf: Any) -> Any:
     try:
         dtype = keras.backend.standardize_dtype(dtype)
     except ValueError as problem:
-        raise GraphError(
-            message(
-                label,
-                str(leaf.dtype),
-                "every input should be an array of numbers, bools or strings",
-                "pass what the model is called with",
-            )
-        ) from problem
+        should = "every input should be an array of numbers, bools or strings"
+        cure = "pass what the model is called with"
+        raise GraphError(message(label, str(leaf.dtype), should, cure)) from problem
     sizes = list(leaf.shape)
     if sizes and sizes[0] is None:
         sizes[0] = 2
     if None in sizes:
-        raise GraphError(
-            message(
-                label,
-                tuple(leaf.shape),
-                "every axis but the first should have a size",
-                "pass example inputs with a size that the model accepts",
-            )
-        )
+        should = "every axis but the first should have a size"
+        cure = "pass example inputs with a size that the model accepts"
+        raise GraphError(message(label, tuple(leaf.shape), should, cure))
     return keras.KerasTensor(tuple(sizes), dtype)
 
 
@@ -240,14 +216,9 @@ def blame_inputs(arguments: Arguments, label: str = _EXAMPLE) -> Iterator[None]:
     except GraphError:
         raise
     except Exception as problem:
-        raise GraphError(
-            message(
-                label,
-                arguments.shapes(),
-                f"the model should accept them; it raised: {_keras_message(problem)}",
-                "pass what the model is called with",
-            )
-        ) from problem
+        should = f"the model should accept them; it raised: {_keras_message(problem)}"
+        cure = "pass what the model is called with"
+        raise GraphError(message(label, arguments.shapes(), should, cure)) from problem
 
 
 def _keras_message(problem: Exception) -> str:

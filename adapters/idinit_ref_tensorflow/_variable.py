@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import keras
-from array_api_compat import numpy as xp
 
 from idinit_ref import Role
+from idinit_ref.core.axes import stored
 from idinit_ref.core.kernel import Taps
-from idinit_ref.core.layout import split_axes
 from idinit_ref.core.noise import LoosenAt
 from idinit_ref.core.pattern import Form, Wide
 from idinit_ref.errors import OptionError, OptionTypeError, message
@@ -29,37 +28,26 @@ def shape_and_dtype(variable: Any) -> tuple[tuple[int, ...], str]:
     if isinstance(variable, keras.Variable):
         value = variable._value  # as stored: Keras may cast when it reads
         if value is None:
-            raise OptionError(
-                message(
-                    "variable",
-                    variable.path,
-                    "it should hold a value already",
-                    "leave keras.StatelessScope first, or build the layer outside it",
-                )
-            )
+            should = "it should hold a value already"
+            cure = "leave keras.StatelessScope first, or build the layer outside it"
+            raise OptionError(message("variable", variable.path, should, cure))
     elif tensorflow is not None and isinstance(variable, tensorflow.Variable):
         value = variable.read_value()
     else:
-        raise OptionTypeError(
-            message(
-                "variable",
-                type(variable).__name__,
-                "it should be a keras.Variable or a tf.Variable",
-                "pass layer.kernel of a built layer; with LoRA the kernel is computed, so pass the "
-                "variables behind it; idinit_ref.idi makes a new array",
-            )
+        should = "it should be a keras.Variable or a tf.Variable"
+        cure = (
+            "pass layer.kernel of a built layer; with LoRA the kernel is computed, so pass the "
+            "variables behind it; idinit_ref.idi makes a new array"
         )
+        raise OptionTypeError(message("variable", type(variable).__name__, should, cure))
     return tuple(value.shape), dtype_name(value.dtype)
 
 
 def _assign(variable: Variable, role: Role, **options: Any) -> Variable:
     shape, dtype = shape_and_dtype(variable)
     decided, letters = decide(shape, role, **options)
-    array = decided.build(dtype=dtype)
-    if decided.shape != shape:
-        array = split_axes(xp, array, shape, letters)
     # `shape_and_dtype` has raised if it has no assign().
-    variable.assign(array)  # type: ignore[attr-defined]  # Keras is untyped
+    variable.assign(stored(decided, dtype, shape, letters))  # type: ignore[attr-defined]  # Keras is untyped
     return variable
 
 
@@ -111,21 +99,10 @@ def idi_(
            [0., 1., 0.]], dtype=float32)
     """
     return _assign(
-        variable,
-        "transit",
-        gain=gain,
-        wide=wide,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        variable, "transit", gain=gain, wide=wide, layout=layout, groups=groups,
+        transposed=transposed, stride=stride, blocks=blocks, taps=taps, tap=tap, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
 
 
 def idiz_(
@@ -173,15 +150,6 @@ def idiz_(
            [-0.5,  0.5]], dtype=float32)
     """
     return _assign(
-        variable,
-        "zero",
-        eps=eps,
-        form=form,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-    )
+        variable, "zero", eps=eps, form=form, layout=layout, groups=groups, transposed=transposed,
+        stride=stride, blocks=blocks, taps=taps, tap=tap,
+    )  # fmt: skip

@@ -33,8 +33,9 @@ from ._layers import Weight, known_weights
 from ._window import Window, convolved, spatial
 from ._words import SPECTRA, plain
 
-_CONTROL = {"Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond"}
-_CONTROL |= {"VectorizedMap"}
+_CONTROL = {
+    "Map", "Scan", "AssociativeScan", "Switch", "WhileLoop", "ForiLoop", "Cond", "VectorizedMap",
+}  # fmt: skip
 
 
 class Walker:
@@ -150,14 +151,10 @@ class Walker:
             results = op.compute_output_spec(*args, **kwargs)
         flat = keras.tree.flatten(results)
         if kind_of(op) == "Reshape" and None in getattr(op, "newshape", ()):
-            raise GraphError(
-                message(
-                    "model",
-                    f"{op.name}, a reshape to {op.newshape}",
-                    "the shape should be known: Keras itself cannot run it",
-                    "write -1 for the size that is not known, or reshape in the call of a layer",
-                )
-            )
+            got = f"{op.name}, a reshape to {op.newshape}"
+            should = "the shape should be known: Keras itself cannot run it"
+            cure = "write -1 for the size that is not known, or reshape in the call of a layer"
+            raise GraphError(message("model", got, should, cure))
         given = (*args, *kwargs.values())
         if not all(keras.backend.is_float_dtype(x.dtype) for x in flat):
             self.draw.hide(self.value(leaf) for leaf in leaves)
@@ -320,18 +317,10 @@ class Walker:
         window = Window((), (0,) * len(space), ())  # of a kernel with one tap
         if weight.window is not None:
             window = weight.window(tuple(value.shape[k] for k in space) if value.shape else ())
-        grouped = {"groups": weight.groups, "transposed": weight.transposed}
-        return convolved(
-            self.draw,
-            self._name(layer),
-            [value, kernel],
-            weight.letters,
-            shape,
-            window,
-            first,
-            weight.window is not None and max(layer.strides) > 1,
-            grouped if weight.groups > 1 else {},
-        )
+        is_strided = weight.window is not None and max(layer.strides) > 1
+        how = (window, first, is_strided, weight.groups, weight.transposed)
+        name = self._name(layer)
+        return convolved(self.draw, name, [value, kernel], weight.letters, shape, *how)
 
     def _dense(
         self, name: str, value: Value, kernel: Value, shape: Shape | None, equation: str = ""

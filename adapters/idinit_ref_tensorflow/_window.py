@@ -5,7 +5,7 @@ All values are in the order of the kernel's axes: D, H, W.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from idinit_ref.tracing import Drawing, Value, identity
@@ -60,10 +60,14 @@ def convolved(
     window: Window | None,
     is_first: bool,
     is_strided: bool,
-    options: Mapping[str, Any],
+    groups: int = 1,
+    is_depthwise: bool = False,
 ) -> Value:
     """Draw a convolution of a signal with a kernel, with the channels first or last."""
     rank = len(letters) - 2
+    options: dict[str, Any] = {"groups": groups} if groups > 1 else {}
+    if groups > 1 and is_depthwise:
+        options["transposed"] = True
     _, left, dilation, spread = window or Window((), (), ())
     return draw.convolution(
         name,

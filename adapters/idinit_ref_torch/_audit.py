@@ -18,7 +18,7 @@ from idinit_ref.diagnostics.recording import Recording
 from idinit_ref.diagnostics.verdict import check_outputs
 from idinit_ref.diagnostics.waking import Look, stepped, steps_of, watched
 from idinit_ref.errors import IDInitError, OptionError, message
-from idinit_ref.tracing import Signal, Value
+from idinit_ref.tracing import Signal
 
 from ._call import Call
 from ._memory import shape_of
@@ -35,11 +35,6 @@ def audit(model: nn.Module, inputs: Any, *, steps: int = 0) -> Audit:
     residual branch beside its skip, and the second moment from the first weight to the last. It
     finds parameters without gradient and what stops the gradient, units that are copies, and values
     that are not finite.
-
-    Some faults end by themselves when training begins. With ``steps=3`` up to three small steps of
-    training follow where something fails, or where a weight has no gradient and what is behind it
-    does not tell why, either way, on copies of the parameters, with a run after each: what ends
-    with them is a remark, not a failure.
 
     Both passes run in evaluation mode. The backward pass starts from a fixed gradient, not from a
     loss: 1 or -1 for every entry of the outputs, drawn by Philox. The model does not change: its
@@ -58,9 +53,10 @@ def audit(model: nn.Module, inputs: Any, *, steps: int = 0) -> Audit:
         As for `trace`, but real samples: at least two that differ, so that a constant output is
         noticed. For integers alone (tokens) no gradient is taken.
     steps : int, optional
-        The most steps of training, either way, where something fails. With 0, the default, there is
-        exactly one forward and one backward pass: what fails stays a failure, and a limit names
-        what steps might wake.
+        The most small steps of training, either way and on copies of the parameters, that follow
+        where something fails, or where a weight has no gradient and what is behind it does not tell
+        why. What ends with them, as 3 can show, is a remark, not a failure. With 0 there is exactly
+        one forward and one backward pass, and a limit names what steps might wake.
 
     Returns
     -------
@@ -140,18 +136,17 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # TorchDispatchMod
     def _note(self, call: Call, targets: Sequence[Tensor]) -> None:
         drawn, record = len(self.drawing.nodes), self.recording.record
         read = [one for one in tree_leaves((call.args, call.kwargs)) if id(one) in call.known]
-        given = [(_node(call.known[id(one)]), one) for one in read]
+        given = [(call.known[id(one)], one) for one in read]
         super()._note(call, targets)
         new = self.drawing.nodes[drawn:]
         weights = {node.name for node in new if node.kind == "weight"}
         if torch.is_grad_enabled():  # a function's own result has a gradient, one of no_grad none
-            record.stopped |= {n for n, x in given if n in record.own and not x.requires_grad}
+            nodes = {v.node for v, x in given if isinstance(v, Signal) and not x.requires_grad}
+            record.stopped |= nodes & record.own
         else:
             record.own |= {node.name for node in new}
         values = [(self.memory.value(tensor), tensor) for tensor in call.results]
-        starts = [(node.name, None) for node in new if not node.inputs]
-        results = [(_node(value), tensor) for value, tensor in values]
-        self.recording.link(given, [*results, *starts])
+        self.recording.link(given, values, new)
         for value, tensor in values:
             if not isinstance(value, Signal) or tensor.is_meta:  # forward AD asks for its shapes
                 continue
@@ -159,10 +154,6 @@ class _Measuring(Recorder):  # type: ignore[no-untyped-call]  # TorchDispatchMod
                 axis = 1 if call.name == "aten::convolution" else tensor.dim() - 1
                 units = (axis, axis + 1) if value.node in weights else None
                 self.recording.see(value.node, _plain(tensor), units, call.name == "aten::add")
-
-
-def _node(value: Value) -> str | None:
-    return value.node if isinstance(value, Signal) else None
 
 
 def _measure(recorder: _Measuring, out: Any) -> Look:

@@ -13,16 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ._memory import storage_of
+from ._memory import storage_of, tensors_of
 from ._sharded import PLAIN
 
 __all__ = ["Constants", "is_small"]
@@ -100,14 +97,15 @@ class Constants:
             known = None if real is None else _run_real(call, real)
             if known is None or given is None:
                 raise
-            return tree_map_only(Tensor, lambda t: self._stand_in(t, given), known), _leaves(known)
-        results = _leaves(out)
+            out = tree_map_only(Tensor, lambda t: self._stand_in(t, given), known)
+            return out, tensors_of(known)
+        results = tensors_of(out)
         if real is None or not all(map(is_small, results)):
             return out, None
         if not self.is_fake:
             return out, results
         known = _run_real(call, real)
-        return out, None if known is None else _leaves(known)
+        return out, None if known is None else tensors_of(known)
 
     def _stand_in(self, real: Tensor, given: Tensor) -> Tensor:
         """Return a tensor that stands for a real one in the pass, as a given one does."""
@@ -148,10 +146,6 @@ def _run_real(call: Any, real: Mapping[int, Tensor]) -> Any:
     # Any kernel may refuse: a missing device or dtype. Then the numbers are not known, as before.
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError):
         return None
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def is_small(tensor: Tensor) -> bool:

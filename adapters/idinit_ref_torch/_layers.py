@@ -116,13 +116,8 @@ def _cell(module: nn.RNNCellBase) -> _Parts:
 
 
 _CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 _KINDS: dict[type[nn.Module], Callable[[Any], _Parts]] = {
     nn.Linear: _dense,
     **dict.fromkeys(_CONVOLUTIONS, _conv),
@@ -151,14 +146,8 @@ def _parts(module: Any) -> _Parts:
     cure = "pass its layers one by one, or its weights to idi_ or idiz_ with layout=..."
     if not isinstance(module, nn.Module):
         cure = "pass such a layer itself, e.g. torch.nn.Linear(4, 3), or a weight to idi_ or idiz_"
-    raise OptionTypeError(
-        message(
-            "module",
-            type(module),
-            f"it should be one of {known}, or transformers' Conv1D",
-            cure,
-        )
-    )
+    should = f"it should be one of {known}, or transformers' Conv1D"
+    raise OptionTypeError(message("module", type(module), should, cure))
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor:
@@ -171,14 +160,9 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     try:
         return module.get_parameter(name)
     except AttributeError as problem:
-        raise OptionTypeError(
-            message(
-                "module",
-                type(module),
-                f"its {name!r} should be a torch.nn.Parameter or a PyTorch parametrization",
-                "initialise the layer before its weight is replaced",
-            )
-        ) from problem
+        should = f"its {name!r} should be a torch.nn.Parameter or a PyTorch parametrization"
+        cure = "initialise the layer before its weight is replaced"
+        raise OptionTypeError(message("module", type(module), should, cure)) from problem
 
 
 def layer_plans(
@@ -248,19 +232,10 @@ def layer_plans(
     plans = {}
     for k, (name, stored, last) in enumerate(_parts(module).weights):
         how = either(
-            shape_of(_tensor(module, name), name),
-            role if last else "transit",
-            k,
-            gain=gain,
-            eps=eps,
-            wide=wide,
-            form=form,
-            taps=taps,
-            loosen=loosen,
-            loosen_at=loosen_at,
-            seed=seed,
+            shape_of(_tensor(module, name), name), role if last else "transit", k, gain=gain,
+            eps=eps, wide=wide, form=form, taps=taps, loosen=loosen, loosen_at=loosen_at, seed=seed,
             **stored,
-        )
+        )  # fmt: skip
         plans[name] = how if tap is None else replace(how, tap=cast("tuple[int, ...]", tap))
     return plans
 
@@ -308,16 +283,9 @@ def idi_layer_(
     [5.0, 7.0, 5.0]
     """
     return _apply(
-        module,
-        "transit",
-        gain=gain,
-        wide=wide,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
-        seed=seed,
-    )
+        module, "transit", gain=gain, wide=wide, taps=taps, tap=tap, loosen=loosen,
+        loosen_at=loosen_at, seed=seed,
+    )  # fmt: skip
 
 
 def idiz_layer_(

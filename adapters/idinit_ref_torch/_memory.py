@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, strided
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from idinit_ref.tracing import Box, Drawing, Signal, Value, is_constant
 
 from ._sharded import PLAIN
 
-__all__ = ["Memory", "is_floating", "is_wrapper", "shape_of", "storage_of"]
+__all__ = ["Memory", "is_floating", "is_wrapper", "shape_of", "storage_of", "tensors_of"]
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
     """Return the shape of a tensor as a tuple of int."""
     return tuple(map(int, tensor.shape))
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors among the leaves of a pytree."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def is_floating(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch._ops import HigherOrderOperator
 from torch._subclasses import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from idinit_ref import Graph
 from idinit_ref.errors import GraphError, message
@@ -22,7 +22,7 @@ from ._call import Call
 from ._constants import Constants, is_small
 from ._drawing import ModuleDrawing
 from ._fresh import FRESH
-from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of
+from ._memory import Memory, is_floating, is_wrapper, shape_of, storage_of, tensors_of
 from ._sharded import is_sharded
 from ._table import ATTENTIONS, draw_call
 
@@ -149,16 +149,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
             return self._higher(func, args, kwargs)
         if torch._C._current_autograd_node() is not None:  # a backward pass is not drawn
             out = func(*args, **kwargs)
-            self.constants.set(_tensors(out), None)
+            self.constants.set(tensors_of(out), None)
             return out
         schema = _schema(func)
         targets = []
         for at, key in schema.written:
-            targets += _tensors(args[at] if at < len(args) else kwargs.get(key))
+            targets += tensors_of(args[at] if at < len(args) else kwargs.get(key))
         if any(storage_of(target) in self._protected for target in targets):
             raise self._write_error(func)
         args = self._unmasked(schema.name, args)
-        given = [t for t in _tensors((args, kwargs)) if not (schema.replaces and _in(t, targets))]
+        given = [t for t in tensors_of((args, kwargs)) if not (schema.replaces and _in(t, targets))]
         values = [self.value(tensor) for tensor in given]
         is_known = all(map(is_constant, values)) and not schema.is_random
         real = self.constants.all_of([*given, *targets]) if is_known else None
@@ -167,7 +167,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         if schema.name == "aten::_local_scalar_dense":
             self.drawing.leave(values[0], "torch.Tensor.item")
         out, numbers = self.constants.run(_run, schema.name, (func, args, kwargs), real)
-        results = _tensors(out)
+        results = tensors_of(out)
         rest = [target for target in targets if not _in(target, results)]
         results += rest
         if numbers is not None and real is not None:
@@ -179,18 +179,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
         is_plain |= numbers is not None
         if not results or (not targets and is_plain and schema.name not in FRESH):
             return out
-        call = Call(
-            self.drawing,
-            schema.name,
-            func._overloadname,
-            args,
-            kwargs,
-            {id(tensor): value for tensor, value in zip(given, values, strict=True)},
-            results,
-            schema.pointwise,
-            self.memory,
-        )
-        self._note(call, [] if schema.turns else targets)
+        known = dict(zip(map(id, given), values, strict=True))
+        call = (schema.name, func._overloadname, args, kwargs, known, results, schema.pointwise)
+        self._note(Call(self.drawing, *call, self.memory), [] if schema.turns else targets)
         return out
 
     def value(self, tensor: Tensor) -> Value:
@@ -219,15 +210,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
             found = draw_call(call)
         except (IndexError, KeyError, TypeError, ValueError, AssertionError) as problem:
             raised = f"{type(problem).__name__}: {problem}"
-            raise GraphError(
-                message(
-                    "operation",
-                    self.drawing.says(call.name),
-                    f"its arguments should be of a known form, but reading them raised {raised}",
-                    "use another form of it in forward, or initialise the layers one by one "
-                    "with idi_layer_ and idiz_layer_",
-                )
-            ) from problem
+            given = self.drawing.says(call.name)
+            should = f"its arguments should be of a known form, but reading them raised {raised}"
+            cure = (
+                "use another form of it in forward, or initialise the layers one by one "
+                "with idi_layer_ and idiz_layer_"
+            )
+            raise GraphError(message("operation", given, should, cure)) from problem
         if not all(map(is_floating, call.results)):
             self.drawing.hide(call.signals)
         for tensor, value in zip(call.results, found, strict=True):
@@ -241,14 +230,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
                 self.constants.fill(tensor, value.value)
 
     def _write_error(self, func: Any) -> GraphError:
-        return GraphError(
-            message(
-                "model",
-                self.drawing.says(str(func)),
-                "its forward pass should not write to its parameters",
-                "move that write out of forward",
-            )
-        )
+        should = "its forward pass should not write to its parameters"
+        cure = "move that write out of forward"
+        return GraphError(message("model", self.drawing.says(str(func)), should, cure))
 
     def _higher(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run an operation that takes functions, and draw it if it is a known attention."""
@@ -257,19 +241,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # TorchDisp
             should = "its inner operations should be visible"
             cure = "write the branch or the loop in Python"
             raise GraphError(message("operation", self.drawing.says(name), should, cure))
-        given = _tensors((args, kwargs))
+        given = tensors_of((args, kwargs))
         values = [self.value(tensor) for tensor in given]
         out = func(*args, **kwargs)
-        self.constants.set(_tensors(out), None)
-        known = {id(tensor): value for tensor, value in zip(given, values, strict=True)}
-        results = _tensors(out)
+        self.constants.set(tensors_of(out), None)
+        known = dict(zip(map(id, given), values, strict=True))
+        results = tensors_of(out)
         call = Call(self.drawing, name, "", args, kwargs, known, results, False, self.memory)
         self._note(call, [])
         return out
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
@@ -278,12 +258,8 @@ def _in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
 
 def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Run an operation, also where its fake version is stricter or laxer than the real one."""
-    if (
-        name == "aten::_grouped_mm"
-        and isinstance(args[0], FakeTensor)
-        and args[0].dim() == 2 < args[1].dim()
-    ):
-        # the fake operation requires bfloat16
+    is_grouped = name == "aten::_grouped_mm" and isinstance(args[0], FakeTensor)
+    if is_grouped and args[0].dim() == 2 < args[1].dim():  # the fake one requires bfloat16
         return args[0].new_empty(args[0].shape[0], args[1].shape[-1])
     if name in _PRODUCTS:
         _check_kinds(func, args, kwargs)
@@ -292,7 +268,7 @@ def _run(name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 def _check_kinds(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise PyTorch's own error on a product of integers and floats, which fake ones allow."""
-    given = _tensors((args, kwargs))
+    given = tensors_of((args, kwargs))
     if len({is_floating(tensor) for tensor in given}) > 1 and isinstance(given[0], FakeTensor):
         with _disable_current_modes():
             small = tree_map_only(

@@ -37,48 +37,33 @@ def local_of(tensor: DTensor, name: str) -> Tensor:
     for placement in placements:
         dim = _dim(placement)
         if not (placement.is_replicate() or dim is not None):
-            raise OptionError(
-                message(
-                    f"{name}.placements",
-                    placements,
-                    "each should be Shard or Replicate: with Partial, ranks hold terms of a sum, "
-                    "not entries",
-                    "redistribute it first, e.g. to Replicate()",
-                )
+            should = (
+                "each should be Shard or Replicate: with Partial, ranks hold terms of a sum, "
+                "not entries"
             )
+            cure = "redistribute it first, e.g. to Replicate()"
+            raise OptionError(message(f"{name}.placements", placements, should, cure))
         if dim is not None and dim not in range(tensor.ndim):
-            raise OptionError(
-                message(
-                    f"{name}.placements",
-                    placements,
-                    f"each Shard should cut one of the {tensor.ndim} axes",
-                    "create it with distribute_tensor, which checks this",
-                )
-            )
+            should = f"each Shard should cut one of the {tensor.ndim} axes"
+            cure = "create it with distribute_tensor, which checks this"
+            raise OptionError(message(f"{name}.placements", placements, should, cure))
     for _, axes in getattr(tensor._spec, "shard_order", None) or ():  # not public in PyTorch
         if list(axes) != sorted(axes):
-            raise OptionError(
-                message(
-                    f"{name}._spec.shard_order",
-                    tensor._spec.shard_order,
-                    "each axis should be cut by the axes of the mesh in their order",
-                    "redistribute it to placements without a shard_order first",
-                )
-            )
+            given = tensor._spec.shard_order
+            should = "each axis should be cut by the axes of the mesh in their order"
+            cure = "redistribute it to placements without a shard_order first"
+            raise OptionError(message(f"{name}._spec.shard_order", given, should, cure))
     local = tensor.to_local()
     expected = tuple(sum(map(len, spans)) for spans in _spans(tensor))
     empty = not (local.numel() or prod(expected))  # FSDP2 gives an empty part the shape (0, 0)
     here = tensor.device_mesh.get_coordinate() is not None
     if here and not empty and tuple(local.shape) != expected:
-        raise OptionError(
-            message(
-                f"{name}.to_local().shape",
-                tuple(local.shape),
-                f"for the shape {tuple(tensor.shape)} with {placements} on a mesh of "
-                f"{tuple(tensor.device_mesh.shape)} this rank's part should be {expected}",
-                "create it with distribute_tensor, which cuts it this way",
-            )
+        should = (
+            f"for the shape {tuple(tensor.shape)} with {placements} on a mesh of "
+            f"{tuple(tensor.device_mesh.shape)} this rank's part should be {expected}"
         )
+        cure = "create it with distribute_tensor, which cuts it this way"
+        raise OptionError(message(f"{name}.to_local().shape", tuple(local.shape), should, cure))
     return local
 
 
@@ -113,16 +98,13 @@ def reshard(model: nn.Module) -> None:
         kinds = {kind.__name__ for kind in type(module).__mro__}
         flat = "FullyShardedDataParallel" in kinds or "_flat_param" in module._parameters
         if flat:
-            raise OptionError(
-                message(
-                    name or "model",
-                    "FullyShardedDataParallel",
-                    "its parameters should have their own shapes",
-                    "initialise it before it is wrapped, or wrap with fully_shard (FSDP2); or wrap "
-                    "with use_orig_params=True and pass the inner module within "
-                    "FullyShardedDataParallel.summon_full_params",
-                )
+            should = "its parameters should have their own shapes"
+            cure = (
+                "initialise it before it is wrapped, or wrap with fully_shard (FSDP2); or wrap "
+                "with use_orig_params=True and pass the inner module within "
+                "FullyShardedDataParallel.summon_full_params"
             )
+            raise OptionError(message(name or "model", "FullyShardedDataParallel", should, cure))
         if "FSDPModule" in kinds:
             module.reshard()
             inside += module.modules()

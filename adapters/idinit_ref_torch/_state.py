@@ -124,9 +124,7 @@ def _slots(kind: type) -> list[str]:
 
 
 def _entries(
-    value: dict[Any, Any],
-    instead: Callable[[Tensor], Tensor],
-    undo: list[Callable[[], object]],
+    value: dict[Any, Any], instead: Callable[[Tensor], Tensor], undo: list[Callable[[], object]]
 ) -> list[Any]:
     old = list(value.items())
     undo.append(partial(_refill_dict, value, old))

@@ -60,15 +60,12 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
     if tensor.layout is not torch.strided:
         raise _not_dense(name, tensor.layout)
     if tensor.is_neg() and tensor.is_complex():
-        raise OptionError(
-            message(
-                name,
-                "lazily negated",
-                f"a {tensor.dtype} tensor should be plain or conjugated: PyTorch handles the sign "
-                "of 0 inconsistently in lazily negated ones",
-                "fill the base tensor of this view",
-            )
+        should = (
+            f"a {tensor.dtype} tensor should be plain or conjugated: PyTorch handles the sign "
+            "of 0 inconsistently in lazily negated ones"
         )
+        cure = "fill the base tensor of this view"
+        raise OptionError(message(name, "lazily negated", should, cure))
     shape, size = tuple(tensor.shape), tensor.numel()
     if size == 0:
         present(tensor, name)
@@ -76,39 +73,27 @@ def shape_of(tensor: Any, name: str = "tensor") -> tuple[int, ...]:
     reach = size - 1 if tensor.is_contiguous() else _reach(tensor, name)
     memory = tensor.untyped_storage().nbytes() // tensor.element_size()
     if memory <= tensor.storage_offset() + reach:
-        raise OptionError(
-            message(
-                f"{name}.untyped_storage().nbytes()",
-                tensor.untyped_storage().nbytes(),
-                f"shape {shape} in {tensor.dtype} needs more; its memory was freed",
-                "gather it first, or initialise it before it is sharded",
-            )
-        )
+        given = tensor.untyped_storage().nbytes()
+        should = f"shape {shape} in {tensor.dtype} needs more; its memory was freed"
+        cure = "gather it first, or initialise it before it is sharded"
+        raise OptionError(message(f"{name}.untyped_storage().nbytes()", given, should, cure))
     return shape
 
 
 def _not_dense(name: str, what: object) -> OptionTypeError:
-    return OptionTypeError(
-        message(
-            name,
-            what,
-            "it should be one dense tensor or a DTensor: not sparse, not nested, and no other "
-            "wrapper of tensors",
-            "initialise the dense tensor first, then convert or wrap it",
-        )
+    should = (
+        "it should be one dense tensor or a DTensor: not sparse, not nested, and no other "
+        "wrapper of tensors"
     )
+    cure = "initialise the dense tensor first, then convert or wrap it"
+    return OptionTypeError(message(name, what, should, cure))
 
 
 def _check_kind(tensor: object, name: str) -> None:
     if not isinstance(tensor, Tensor):
-        raise OptionTypeError(
-            message(
-                name,
-                type(tensor),
-                "it should be a torch.Tensor",
-                "pass a tensor or a parameter; for a layer use idi_layer_ or idiz_layer_",
-            )
-        )
+        should = "it should be a torch.Tensor"
+        cure = "pass a tensor or a parameter; for a layer use idi_layer_ or idiz_layer_"
+        raise OptionTypeError(message(name, type(tensor), should, cure))
     present(tensor, name)
 
 
@@ -117,14 +102,9 @@ def _reach(tensor: Tensor, name: str) -> int:
     shape, strides, reach = tuple(tensor.shape), tensor.stride(), 0
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1 and stride <= reach:
-            raise OptionError(
-                message(
-                    f"{name}.stride()",
-                    strides,
-                    f"with shape {shape}, no two entries should share memory",
-                    "clone() it first, or fill the tensor before it is expanded",
-                )
-            )
+            should = f"with shape {shape}, no two entries should share memory"
+            cure = "clone() it first, or fill the tensor before it is expanded"
+            raise OptionError(message(f"{name}.stride()", strides, should, cure))
         reach += (size - 1) * stride
     return reach
 
@@ -134,15 +114,12 @@ def check_memory(tensors: Mapping[str, Tensor]) -> None:
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
     if empty and len(empty) < len(tensors):
         held = next(name for name in tensors if name not in empty)
-        raise OptionError(
-            message(
-                "module",
-                f"{empty[0]!r} (and {len(empty) - 1} more) on meta, {held!r} on "
-                f"{tensors[held].device}",
-                "either all parameters or none should be on the meta device",
-                "give the others memory with to_empty(device=...), or load them first",
-            )
+        given = (
+            f"{empty[0]!r} (and {len(empty) - 1} more) on meta, {held!r} on {tensors[held].device}"
         )
+        should = "either all parameters or none should be on the meta device"
+        cure = "give the others memory with to_empty(device=...), or load them first"
+        raise OptionError(message("module", given, should, cure))
 
 
 def fill_(tensor: Tensor, how: Plan) -> Tensor:

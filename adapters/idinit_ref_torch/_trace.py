@@ -141,15 +141,12 @@ def forward_error(
     raised = " ".join(str(problem).split()) or type(problem).__name__
     shapes = tree_map_only(Tensor, lambda t: f"{str(t.dtype)[6:]}{tuple(t.shape)}", (args, kwargs))
     given = ", ".join([*map(str, shapes[0]), *(f"{k}={v}" for k, v in shapes[1].items())])
-    return GraphError(
-        message(
-            label,
-            given,
-            f"the model's forward pass should accept them; it raised: {raised}",
-            "pass arguments that model(...) accepts; if the model is on the meta device and "
-            "branches on values, move it to a real device first",
-        )
+    should = f"the model's forward pass should accept them; it raised: {raised}"
+    cure = (
+        "pass arguments that model(...) accepts; if the model is on the meta device and "
+        "branches on values, move it to a real device first"
     )
+    return GraphError(message(label, given, should, cure))
 
 
 # The pass -----------------------------------------------------------------------------------

@@ -10,20 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Any, cast
 
+from array_api_compat import numpy as xp
+
 from ..errors import LayoutError, OptionError, OptionTypeError, ShapeError, message
-from .layout import SPATIAL, merge_axes
+from .layout import SPATIAL, merge_axes, split_axes
 from .pattern import Role
 from .plan import Plan
 from .weights import plan
 
 __all__ = [
     "bias",
+    "check_clear",
     "einsum_letters",
-    "is_kernel",
-    "is_square",
     "joined",
     "letters_of",
+    "numbered",
     "places",
+    "stored",
     "unknown",
 ]
 
@@ -51,6 +54,20 @@ def joined(shape: Sequence[int], role: Role, letters: str | None, **options: Any
         plan(shape, role, layout=_BATCH[: len(shape) - 2] + "IO")  # an error where sizes are none
         shape, letters = merge_axes(shape, letters)
     return plan(shape, role, layout=letters, **options)
+
+
+def stored(
+    how: Plan, dtype: Any, shape: Sequence[int], letters: str, parted: Sequence[int] | None = None
+) -> Any:
+    """Build a weight that `joined` decided, in NumPy, and give it its stored shape again.
+
+    `parted` are the sizes of the axes that the letters name, where the stored shape has others.
+
+    >>> stored(joined((2, 2, 2), "transit", "IOO"), "float32", (2, 2, 2), "IOO").tolist()
+    [[[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]]
+    """
+    array = split_axes(xp, how.build(dtype=dtype), shape if parted is None else parted, letters)
+    return xp.reshape(array, tuple(shape))
 
 
 def einsum_letters(
@@ -99,6 +116,24 @@ def places(name: str, axes: object, needed: bool) -> tuple[int, ...]:
     return found
 
 
+def numbered(layout: str | None, axes: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """Return the axes of inputs, outputs and copies that are given, by name; None is not given.
+
+    Raise if a layout names the axes already.
+
+    >>> numbered(None, {"in_axis": -1, "out_axis": None, "batch_axis": ()})
+    {'in_axis': (-1,), 'batch_axis': ()}
+    """
+    given = [(name, value) for name, value in axes.items() if value is not None]
+    found = {name: places(name, value, not name.startswith("batch")) for name, value in given}
+    if layout is not None and any(found.values()):
+        should = f"it names all axes, so {found} should not be given as well"
+        inputs, outputs, copies = axes
+        cure = f"give either layout, or {inputs}, {outputs} and {copies}"
+        raise OptionError(message("layout", layout, should, cure))
+    return found
+
+
 def letters_of(shape: Sequence[int], axes: Mapping[str, tuple[int, ...]]) -> str:
     """Return the layout of a weight whose axes of inputs, outputs and copies are numbered.
 
@@ -134,33 +169,38 @@ def letters_of(shape: Sequence[int], axes: Mapping[str, tuple[int, ...]]) -> str
     return "".join(letters.get(axis) or next(kernel) for axis in range(ndim))
 
 
-def is_square(kernel: Sequence[int]) -> bool:
-    """Whether two or three axes must be a kernel's, so that a call by hand need not name them.
+def check_clear(
+    shape: Sequence[int],
+    layer: object,
+    convolves: bool,
+    options: Mapping[str, Any],
+    names: str,
+    copies: int = 0,
+) -> None:
+    """Raise if the last axes of a weight, three to five without its copies, may not be a kernel's.
 
-    >>> is_square((3, 3)), is_square((3, 5)), is_square((4, 4)), is_square((3,))
-    (True, False, False, False)
+    They are if the layer that asks convolves, or if some option only has a meaning for kernels. An
+    order of taps has none for matrices, but a model may pass it to all of its layers. A call by
+    hand (no layer) need not name the axes of a square kernel of odd size.
+
+    >>> usual = {"groups": 1, "transposed": False, "stride": None, "tap": None, "taps": "outward"}
+    >>> check_clear((3, 3, 8, 8), None, False, usual, "layout=")
+    >>> check_clear((3, 8, 8), None, False, usual | {"groups": 2}, "layout=")
     """
-    return len(kernel) > 1 and len({*kernel}) == 1 and kernel[0] in range(1, 12, 2)
+    usual: dict[str, object] = {"groups": 1, "transposed": False, "stride": None, "tap": None}
+    usual |= {"taps": "outward"} if layer is None else {}
+    convolves |= any(options[name] != value for name, value in usual.items())
+    if layer is None and not copies and len(shape) > 3:
+        convolves |= len({*shape[:-2]}) == 1 and shape[0] in range(1, 12, 2)
+    if 2 < len(shape) - copies < 6 and not convolves:
+        asker = "a direct call" if layer is None else type(layer).__name__
+        raise unknown(shape, asker, names)
 
 
 def bias(shape: Sequence[int]) -> ShapeError:
     """Return the error for a bias with several axes, which looks like a matrix."""
     should = "it should be the shape of a weight, not of a bias"
     return ShapeError(message("shape", tuple(shape), should, "leave its initialiser out: zeros"))
-
-
-def is_kernel(options: Mapping[str, Any], layer: object) -> bool:
-    """Whether some option only has a meaning for convolutions.
-
-    An order of taps has none for matrices, but a model may pass it to all of its layers.
-
-    >>> usual = {"groups": 1, "transposed": False, "stride": None, "tap": None, "taps": "outward"}
-    >>> is_kernel(usual, None), is_kernel(usual | {"groups": 2}, None)
-    (False, True)
-    """
-    usual: dict[str, object] = {"groups": 1, "transposed": False, "stride": None, "tap": None}
-    usual |= {"taps": "outward"} if layer is None else {}
-    return any(options[name] != value for name, value in usual.items())
 
 
 def unknown(shape: Sequence[int], asker: str, numbered: str) -> LayoutError:

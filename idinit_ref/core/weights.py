@@ -214,21 +214,10 @@ loosen_at, seed
            [1., 0., 0.]])
     """
     return plan(
-        shape,
-        "transit",
-        gain=gain,
-        wide=wide,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-        loosen=loosen,
-        loosen_at=loosen_at,
+        shape, "transit", gain=gain, wide=wide, layout=layout, groups=groups, transposed=transposed,
+        stride=stride, blocks=blocks, taps=taps, tap=tap, loosen=loosen, loosen_at=loosen_at,
         seed=seed,
-    ).build(xp, dtype, device)
+    ).build(xp, dtype, device)  # fmt: skip
 
 
 def idiz(
@@ -277,15 +266,6 @@ def idiz(
            [-0.5,  0. ,  0.5]])
     """
     return plan(
-        shape,
-        "zero",
-        eps=eps,
-        form=form,
-        layout=layout,
-        groups=groups,
-        transposed=transposed,
-        stride=stride,
-        blocks=blocks,
-        taps=taps,
-        tap=tap,
-    ).build(xp, dtype, device)
+        shape, "zero", eps=eps, form=form, layout=layout, groups=groups, transposed=transposed,
+        stride=stride, blocks=blocks, taps=taps, tap=tap,
+    ).build(xp, dtype, device)  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from ..roles.graph import Graph
+from ..roles.graph import Graph, Node
 from .blocks import blocks_of
 from .facts import TensorFacts, facts_of
 from .signals import Record
@@ -60,18 +60,23 @@ class Recording:
         self._look("nodes", node, x, self.record.batch, self._units[node])
 
     def link(
-        self, given: Iterable[tuple[str | None, Any]], results: Iterable[tuple[str | None, Any]]
+        self,
+        given: Iterable[tuple[Any, Any]],
+        results: Iterable[tuple[Any, Any]],
+        new: Iterable[Node] = (),
     ) -> None:
-        """Record the tensors of an operation, each with its node; integers and bools have none.
+        """Record an operation: its tensors, each with its value, and the new nodes of its drawing.
 
-        So an output is known to depend on a node also through indices and comparisons. A tensor may
-        be given by its name.
+        A value that is no signal has no node, as one of integers or bools. So an output is known to
+        depend on a node also through indices and comparisons. A tensor may be given by its name.
         """
         before, hidden = set[str](), set[str]()
-        for node, x in given:
+        for value, x in given:
+            node = getattr(value, "node", None)
             before |= set() if node is None else {node}
             hidden |= self._hidden.get(_key(x), (x, set()))[1] if node is None else set()
-        for node, x in results:
+        nodes = [(getattr(value, "node", None), x) for value, x in results]
+        for node, x in [*nodes, *((one.name, None) for one in new if not one.inputs)]:
             if node is None and before | hidden:
                 self._hidden[_key(x)] = (x, before | hidden)
             elif node is not None:

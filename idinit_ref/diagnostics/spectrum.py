@@ -196,18 +196,21 @@ def singular_values(
     return _largest(a if n <= m else a.T, count, tol, np.random.default_rng(seed))
 
 
-def is_partial_isometry(matrix: Array) -> bool:
-    """Whether all singular values of a matrix are 1 or 0, and not all 0.
+def check_normed(layer: object, weight: Array) -> None:
+    """Raise unless a layer of spectral norm keeps a weight, whose last axis is that of outputs.
 
-    Spectral norm keeps exactly these unchanged, for any start of its power iteration.
+    It keeps those whose singular values are all 1 or 0, and not all 0, for any start of its power
+    iteration.
 
-    >>> is_partial_isometry(np.eye(3, 5)), is_partial_isometry(2 * np.eye(3))
-    (True, False)
+    >>> check_normed("a layer", np.eye(3, 5))
     """
-    wide = np.asarray(matrix, np.float64)
+    wide = np.asarray(weight, np.float64).reshape(-1, weight.shape[-1])
     wide = wide if wide.shape[0] <= wide.shape[1] else wide.T
     gram = wide @ wide.T
-    return bool(gram.any()) and bool(np.abs(gram @ gram - gram).max() <= 1e-5 * gram.max())
+    if not gram.any() or np.abs(gram @ gram - gram).max() > 1e-5 * gram.max():
+        should = "it makes the largest singular value 1, so all should already be 1 or 0"
+        cure = "give a gain that makes them so, or wrap the layer afterwards"
+        raise OptionError(message("layer", type(layer).__name__, should, cure))
 
 
 def _values(matrix: Array) -> Array:

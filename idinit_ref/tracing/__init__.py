@@ -22,6 +22,7 @@ from ._joins import At
 from ._kernels import identity
 from ._labels import Sides, of_einsum, of_matmul, of_tensordot
 from ._late import redrawn
+from ._loops import LAYERS, MEMBERS, reads_by_turn
 from ._made import Made, Part, entries_of, span_of
 from ._moves import Moving
 from ._parameter import Parameter
@@ -30,6 +31,8 @@ from ._slices import Span, spans_of
 from ._values import Data, Signal, Value, is_constant, is_number
 
 __all__ = [
+    "LAYERS",
+    "MEMBERS",
     "At",
     "Box",
     "Data",
@@ -55,6 +58,7 @@ __all__ = [
     "of_matmul",
     "of_tensordot",
     "power",
+    "reads_by_turn",
     "redrawn",
     "span_of",
     "spans_of",

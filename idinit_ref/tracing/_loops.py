@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Literal
 
 from ._functions import Fact
@@ -10,9 +10,11 @@ from ._layers import Layers
 from ._made import Made, Shape, joined
 from ._values import Data, Signal, Value
 
-__all__ = ["Loops"]
+__all__ = ["LAYERS", "MEMBERS", "Loops", "reads_by_turn"]
 
 _TURNS = 8  # the most turns of a loop that are drawn
+LAYERS = 128  # the most turns that are drawn one by one, where they read stacks by their number
+MEMBERS = 16  # the most members of a map that are drawn one by one
 
 
 class Loops(Layers):
@@ -100,6 +102,30 @@ class Loops(Layers):
             1 << at | known.get(value.node, other) if isinstance(value, Signal) else 0
             for at, value in enumerate(out[: len(given)])
         ]
+
+
+def reads_by_turn(
+    steps: Iterable[tuple[Iterable[Hashable], Iterable[Hashable]]],
+    numbers: Iterable[Hashable],
+    stacks: Iterable[Hashable],
+    constants: Iterable[Hashable] = (),
+) -> bool:
+    """Whether the body of a loop may read stacks of parameters at the number of the turn.
+
+    `steps` are the names that each operation reads and makes, in order, and the others are the
+    names of such values at the start of a turn.
+
+    >>> reads_by_turn([(["i"], ["j"]), (["w", "j"], ["x"])], ["i"], ["w"])
+    True
+    """
+    known = set(constants), set(numbers), set(stacks)
+    constant, number, stack = known
+    for given, results in steps if stack else ():
+        read = {*given} - constant
+        if read & stack and read & number:
+            return True
+        next((names for names in known if read <= names), set[Hashable]()).update(results)
+    return False
 
 
 def _again(old: Value, new: Value) -> Value:
