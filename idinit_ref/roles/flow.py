@@ -220,6 +220,7 @@ class Flow:
         self._feeds = [False] * count  # is a weight operation or softmax, or leads to one
         self.scores = [False] * count  # serves only what is never 0: a softmax, an exp, a gate
         self.asks = [False] * count  # serves only queries or keys, through one weight
+        hidden = [False] * count  # as a user, makes the scores of an additive attention
         logits, scores, queries = [False] * count, [False] * count, [False] * count  # as a user
         for number in reversed(range(count)):
             users, this, is_logit = self.users[number], nodes[number], False
@@ -233,9 +234,12 @@ class Flow:
                 self.spent[number] = is_logit or all(
                     self._is_summed(number, user) for user in users
                 )
+                self.spent[number] |= all(map(hidden.__getitem__, users))
                 self.asks[number] = all(map(queries.__getitem__, users))
             may = this.kind == "add" or this.does in _LOGITS
             logits[number] = this.does == "softmax" or (is_logit and may)
+            is_hidden = bool(users) and all(map(hidden.__getitem__, users))
+            hidden[number] = (is_hidden and (may or this.does == "map")) or self._asks_once(number)
             scores[number] = self._is_score(number)
             is_query = self.spent if this.kind == "weight" else self.asks
             queries[number] = is_query[number] and this.kind != "add"
@@ -246,6 +250,29 @@ class Flow:
         if node.vanishes == "never" and node.does in ("map", "softmax"):
             return user not in self.outputs
         return self.scores[user] and node.kind != "weight" and node.does not in _MIXING
+
+    def _asks_once(self, number: int) -> bool:
+        """Whether a weight makes one score or gate, of other signals, of all that it reads.
+
+        So does v in the additive attention `softmax(v tanh(q + k))`: q + k is a score, too.
+        """
+        node = self.nodes[number]
+        if node.kind != "weight" or not self.scores[number] or len(node.weights) != 1:
+            return False
+        size = entries(self.nodes[self.at[node.weights[0]]]) * entries(node)
+        if size != entries(self.nodes[self.args[number][0]]):
+            return False
+        seen, stack = {number}, [number]
+        while stack:
+            top = stack.pop()
+            for user in self.users[top]:
+                is_own = all(self.before.is_above(number, to) for to in self.inputs[user])
+                if self.nodes[user].does in _GATES and not is_own:
+                    return True
+                if user not in seen and self.nodes[user].kind != "weight":
+                    seen.add(user)
+                    stack.append(user)
+        return False
 
     def _is_summed(self, number: int, user: int) -> bool:
         node = self.nodes[user]
