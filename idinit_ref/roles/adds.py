@@ -12,6 +12,7 @@ from .dominators import ROOT
 from .ends import Ends, Vanishing
 from .flow import Flow
 from .meet import Meetings
+from .scores import Scores
 from .ways import Way
 
 __all__ = ["Adds", "Branch"]
@@ -60,6 +61,7 @@ class Adds:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self._serves = Scores(flow)
         self._vanishing = Vanishing(flow)
         self.branches: list[Branch] = []
         self.ties: dict[int, int] = {}
@@ -88,7 +90,7 @@ class Adds:
         """Classify an add; return its latest source if it is residual."""
         flow = self._flow
         left, right = flow.args[add]
-        if left == right or not flow.starts[left] & flow.starts[right] or flow.spent[add]:
+        if left == right or not flow.starts[left] & flow.starts[right] or self._serves.spent[add]:
             return None
         if not (flow.weighted[left] or flow.weighted[right]) or not flow.is_even(add):
             return None
@@ -127,7 +129,7 @@ class Adds:
 
     def _is_query(self, add: int, branch: int) -> bool:
         """Whether a stream that continues past the add is added to positions only for a query."""
-        return self._flow.asks[add] and self._flow.users[branch] != [add]
+        return self._serves.asks[add] and self._flow.users[branch] != [add]
 
     def _is_state(self, branch: int, sources: Collection[int]) -> bool:
         """Whether a branch is a state that a recurrence computes from its source, the last one.
@@ -208,7 +210,7 @@ class Adds:
                 tied = source
             elif sums[skip] or most[skip] < most[1 - skip]:
                 return self._branch(add, sides[skip], sides[1 - skip], source)
-        if tied is not None and not flow.scores[add]:
+        if tied is not None and not self._serves.scores[add]:
             self.ties[add] = tied
         return []
 
