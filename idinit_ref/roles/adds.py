@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cached_property
+from heapq import heappop, heappush
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from .dominators import ROOT
 from .ends import Ends, Vanishing
 from .flow import Flow
 from .meet import Meetings
+from .scores import Scores
 from .ways import Way
 
 __all__ = ["Adds", "Branch"]
@@ -59,6 +61,7 @@ class Adds:
 
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
+        self._serves = Scores(flow)
         self._vanishing = Vanishing(flow)
         self.branches: list[Branch] = []
         self.ties: dict[int, int] = {}
@@ -87,7 +90,7 @@ class Adds:
         """Classify an add; return its latest source if it is residual."""
         flow = self._flow
         left, right = flow.args[add]
-        if left == right or not flow.starts[left] & flow.starts[right] or flow.spent[add]:
+        if left == right or not flow.starts[left] & flow.starts[right] or self._serves.spent[add]:
             return None
         if not (flow.weighted[left] or flow.weighted[right]) or not flow.is_even(add):
             return None
@@ -126,7 +129,7 @@ class Adds:
 
     def _is_query(self, add: int, branch: int) -> bool:
         """Whether a stream that continues past the add is added to positions only for a query."""
-        return self._flow.asks[add] and self._flow.users[branch] != [add]
+        return self._serves.asks[add] and self._flow.users[branch] != [add]
 
     def _is_state(self, branch: int, sources: Collection[int]) -> bool:
         """Whether a branch is a state that a recurrence computes from its source, the last one.
@@ -207,15 +210,17 @@ class Adds:
                 tied = source
             elif sums[skip] or most[skip] < most[1 - skip]:
                 return self._branch(add, sides[skip], sides[1 - skip], source)
-        if tied is not None and not flow.scores[add]:
+        if tied is not None and not self._serves.scores[add]:
             self.ties[add] = tied
         return []
 
-    def _is_recurrent(self, skip: int, branch: int, source: int) -> bool:
-        """Whether a branch passes a weight of the skip before its own, as the last of some steps.
+    def _is_recurrent(self, add: int, skip: int, branch: int, source: int) -> bool:
+        """Whether an add is a step of a recurrence, of states that the skip's weights read.
 
-        In `tanh(x[t] @ w + h @ u)` the state h holds what w made of the other steps. A zero u would
-        forget them all.
+        In `h[t] = tanh(z[t] @ w + h[t - 1] @ u)` the states hold what w made of the other steps, so
+        a zero w or u would forget them all. Either the branch passes a weight of the skip before
+        its own. Or z[t] depends on h[t - 1], too, as in a decoder with attention: then u reads what
+        the add gives, or the source is what it gave before.
         """
         flow, seen, stack = self._flow, {skip}, [skip]
         names: set[str] = set()
@@ -225,15 +230,34 @@ class Adds:
             new = {to for to in flow.inputs[top] if to > source} - seen
             seen |= new
             stack += new
-        return any(
-            source < use <= branch and use not in seen and flow.comes_from(branch, use)
-            for name in names
-            for use in reversed(flow.uses[name])
-        )
+        again = {name for name in names if len(flow.uses[name]) > 1}
+        if not again:
+            return False
+        passed = (use for name in again for use in reversed(flow.uses[name]) if use not in seen)
+        if any(source < use <= branch and flow.comes_from(branch, use) for use in passed):
+            return True
+        before = flow.names(flow.nearest(source))
+        if not before.isdisjoint(again | flow.names(flow.nearest(branch))):
+            return True
+        return self._is_read(add, {name for name in again if flow.uses[name][-1] > add})
+
+    def _is_read(self, node: int, names: Collection[str]) -> bool:
+        """Whether one of some weights is applied to a node, over no other weight."""
+        flow, heap, seen = self._flow, [node] if names else [], {node}
+        while heap:
+            top = heappop(heap)
+            if not flow.names([top]).isdisjoint(names):
+                return True
+            if top == node or flow.nodes[top].kind != "weight":
+                new = {user for user in flow.users[top] if user not in seen}
+                seen |= new
+                for user in new:
+                    heappush(heap, user)
+        return False
 
     def _branch(self, add: int, skip: int, branch: int, source: int) -> list[Branch]:
         """Return the branch, unless the skip depends on its ends, too, or holds its weights."""
-        if self._is_recurrent(skip, branch, source):
+        if self._is_recurrent(add, skip, branch, source):
             return []
         ends = self._vanishing.ends(branch, (source,))
         flow = self._flow
@@ -280,22 +304,31 @@ class Adds:
         return flow.longest(side, (source,))
 
     def _is_level(self, add: int, branch: int, source: int) -> bool:
-        """Whether a branch leaves the resolution of source and add, and returns by upsampling."""
+        """Whether a branch leaves the resolution of source and add, and returns by upsampling.
+
+        All that makes it vanish does. A mean that is spread again, as in a group norm, does not
+        count beside the signal that it is taken from.
+        """
+        if self._finer[branch] <= source:
+            return False
         flow, after = self._flow, self._flow.after((source,))
-        seen, stack = {branch}, [branch] if self._finer[branch] > source else []
+        rank, returns = len(flow.nodes[add].shape or ()), False
+        seen, stack = {branch}, [branch]
         while stack:
             top = stack.pop()
-            base = self._unshuffled(top, len(flow.nodes[add].shape or ()))
-            if base is not None and self._is_coarse(base, top, (source, add)):
-                return True
-            for to in flow.inputs[top]:
-                is_finer = flow.nodes[top].does == "resize"
-                if is_finer and self._is_coarse(to, top, (source, add)):
-                    return True
-                if to not in seen and self._finer[to] > source and after(to):
+            node, base = flow.nodes[top], self._unshuffled(top, rank)
+            below = flow.inputs[top] if base is None or node.does == "resize" else (base,)
+            is_finer = node.does == "resize" or base is not None
+            may = is_finer or node.does == "select"  # a write between the places of others
+            for to in below:
+                if may and self._is_coarse(to, top, (source, add)):
+                    returns |= is_finer
+                elif to == source:
+                    return False
+                elif to not in seen and after(to) and flow.nodes[to].vanishes != "never":
                     seen.add(to)
                     stack.append(to)
-        return False
+        return returns
 
     @cached_property
     def _finer(self) -> list[int]:
@@ -323,13 +356,23 @@ class Adds:
         return base if is_shuffle else None
 
     def _is_coarse(self, small: int, large: int, whole: Collection[int]) -> bool:
-        """Whether a tensor is smaller than others along an axis that an operation enlarges."""
+        """Whether a tensor is smaller than others along an axis that an operation enlarges.
+
+        Where ranks differ, axes of size 1 do not count, as in a repetition that is written as a
+        tile along a new axis; and the others' first axes are one, as before a matrix.
+        """
         nodes = self._flow.nodes
-        before, after = nodes[small].shape or (), nodes[large].shape or ()
-        if len(before) != len(after):
+        shapes = [nodes[at].shape or () for at in (small, large, *whole)]
+        rank = len(shapes[0])
+        if len(shapes[1]) != rank:
             return False
-        shapes = [nodes[at].shape or () for at in whole]
+        pairs = list(zip(*shapes[:2], strict=True))
+        if any(len(shape) != rank for shape in shapes[2:]):
+            pairs = [pair for pair in pairs if pair != (1, 1)]
+            rank = len(pairs)
+            shapes = [tuple(size for size in shape if size > 1) for shape in shapes]
+        others = [(prod(s[: 1 + len(s) - rank]), *s[1 + len(s) - rank :]) for s in shapes[2:]]
         return any(
-            had < have and all(len(s) != len(after) or had < s[axis] for s in shapes)
-            for axis, (had, have) in enumerate(zip(before, after, strict=True))
+            had < have and all(len(s) != rank or had < s[axis] for s in others)
+            for axis, (had, have) in enumerate(pairs)
         )

@@ -12,11 +12,9 @@ from .after import After, Paths
 from .dominators import ROOT, dominators
 from .graph import Graph, Node, bare_shape, entries, without_repeats
 
-__all__ = ["SPACE", "Flow"]
+__all__ = ["GATES", "SPACE", "Flow"]
 
-_LOGITS = {"move", "scale", "select", "shift"}
-_MIXING = {"unknown", "product", "contract", "attention", "norm", "join"}
-_GATES = {"product", "contract", "attention"}
+GATES = {"product", "contract", "attention"}
 SPACE = {"move", "scale", "pool", "pad", "resize", "crop"}
 _MASKED = {"product", "scale", "select", "attention"}
 _SPATIAL = SPACE - {"crop"}
@@ -66,7 +64,6 @@ class Flow:
         self._sources()
         self._passing()
         self._spots()
-        self._spent()
 
     def _signals(self) -> None:
         bits = 0
@@ -213,51 +210,6 @@ class Flow:
                         is_spatial = is_way or to == whole or self.is_sorting(number, to)
             spots[number], spatial[number] = size, is_spatial
 
-    def _spent(self) -> None:
-        """Find the nodes that serve only as scores of a softmax, or as queries of a product."""
-        count, nodes = len(self.nodes), self.nodes
-        self.spent = [False] * count
-        self._feeds = [False] * count  # is a weight operation or softmax, or leads to one
-        self.scores = [False] * count  # serves only what is never 0: a softmax, an exp, a gate
-        self.asks = [False] * count  # serves only queries or keys, through one weight
-        logits, scores, queries = [False] * count, [False] * count, [False] * count  # as a user
-        for number in reversed(range(count)):
-            users, this, is_logit = self.users[number], nodes[number], False
-            if this.kind == "parameter":
-                continue
-            is_first = this.kind == "weight" or this.does == "softmax"
-            self._feeds[number] = is_first or any(map(self._feeds.__getitem__, users))
-            if users and number not in self.outputs:
-                is_logit = all(map(logits.__getitem__, users))
-                self.scores[number] = all(map(scores.__getitem__, users))
-                self.spent[number] = is_logit or all(
-                    self._is_summed(number, user) for user in users
-                )
-                self.asks[number] = all(map(queries.__getitem__, users))
-            may = this.kind == "add" or this.does in _LOGITS
-            logits[number] = this.does == "softmax" or (is_logit and may)
-            scores[number] = self._is_score(number)
-            is_query = self.spent if this.kind == "weight" else self.asks
-            queries[number] = is_query[number] and this.kind != "add"
-
-    def _is_score(self, user: int) -> bool:
-        """Whether a node makes scores or gates of what it reads, over functions of each entry."""
-        node = self.nodes[user]
-        if node.vanishes == "never" and node.does in ("map", "softmax"):
-            return user not in self.outputs
-        return self.scores[user] and node.kind != "weight" and node.does not in _MIXING
-
-    def _is_summed(self, number: int, user: int) -> bool:
-        node = self.nodes[user]
-        if node.kind == "weight" or node.does == "softmax":
-            return node.does == "softmax"
-        kept = set(range(len(node.inputs))) - set(node.sums)
-        if node.does == "attention" and isinstance(node.vanishes, tuple):
-            kept &= set(node.vanishes)
-        places = {place for place, to in enumerate(self.args[user]) if to == number}
-        is_query = not places & kept and self._feeds[user]  # else two towers are compared
-        return is_query or self.spent[user]
-
     # Questions ------------------------------------------------------------------------------
 
     def alike(self, operations: Collection[int]) -> set[int]:
@@ -270,7 +222,7 @@ class Flow:
 
     def gates(self, node: int, to: int) -> tuple[int, ...]:
         """Return the factors with weights by which an operation multiplies one of its inputs."""
-        if self.nodes[node].kind != "other" or self.nodes[node].does not in _GATES:
+        if self.nodes[node].kind != "other" or self.nodes[node].does not in GATES:
             return ()
         return tuple(by for by in self.inputs[node] if by != to and self.weighted[by])
 

@@ -443,6 +443,72 @@ def one_pixel(np_, layers, b, x):
     return layers[4](np_.reshape(layers[3](fine), (3, 2, 2, 4)) + up)
 
 
+def grouped(np_, x):
+    """A norm of two groups of channels, whose statistics are repeated as flax does it."""
+
+    def mean(x):
+        sums = np_.reshape(np_.total(x) / 5, (3, 2, 2))
+        return np_.repeat(np_.reshape(np_.moments(sums)[1], (3, 2)), 2, 1)[:, None]
+
+    x = x - mean(x)
+    return x * (mean(x * x) + 1e-5) ** -0.5
+
+
+def projected(up, norm=lambda np_, x: x):
+    """A block whose skip has a weight, too: both ways enlarge a picture, or none does."""
+
+    def function(np_, layers, b, x):
+        x = np_.relu(layers[0](up(np_, x)))
+        return layers[3](x) + layers[2](np_.relu(norm(np_, layers[1](x))))
+
+    return function
+
+
+def picture(np_, x):
+    return np_.reshape(x[:, :4], (3, 2, 2, 4))
+
+
+def enlarged(np_, x):
+    return np_.repeat(np_.repeat(x, 2, 1), 2, 2)
+
+
+def enlarged_apart(np_, layers, b, x):
+    """As in a generator: the branch and the skip enlarge the picture each for itself."""
+    x = picture(np_, x)
+    branch = layers[1](np_.relu(layers[0](enlarged(np_, np_.relu(x)))))
+    return layers[2](enlarged(np_, x)) + branch
+
+
+def decoder(cell, loops=False):
+    """A recurrent cell that reads one row and what its state asks of all rows."""
+
+    def function(np_, layers, b, memory):
+        def step(state, row):
+            held, last = np_.halves(state)
+            asked = np_.turn(memory @ layers[0](last)[:, :, None])
+            context = (np_.softmax(asked) @ memory)[:, 0]
+            z = np_.cat([row[0][:, :2], context[:, :2]])
+            held, last = cell(np_, layers[1:], z, held, last)
+            return np_.cat([held, last]), last
+
+        scan = unrolled if loops else np_.scan
+        start = np_.tanh(np_.total(memory))
+        _, found = scan(step, np_.cat([start, start]), (np_.by_time(memory),))
+        return np_.stack(found) if isinstance(found, list) else found
+
+    return function
+
+
+def simple_cell(np_, layers, z, held, last):
+    return held, np_.tanh(layers[0](z) + layers[1](last))
+
+
+def gated_cell(np_, layers, z, held, last):
+    gate = np_.sigmoid(layers[0](z) + layers[1](last))
+    held = gate * held + np_.tanh(layers[2](z) + layers[3](last))
+    return held, np_.tanh(held)
+
+
 def gated_sum(np_, state, q, k, v):
     gate = np_.sigmoid(k)
     state = (1 - gate) * state + gate * v
@@ -547,6 +613,14 @@ KINDS = {
     "a level, through a transposed convolution": (
         pyramid(lambda np_, y, b: np_.unfold(y, b.kernel)), 5,
         {"kernel": np.ones((2, 4, 4))}, set()),
+    "a norm of groups in a projection block": (
+        projected(lambda np_, x: x, grouped), 4, {}, {2}),
+    "a projection block on an enlarged picture": (
+        projected(lambda np_, x: enlarged(np_, picture(np_, x))), 4, {}, {2}),
+    "a block that enlarges its picture": (enlarged_apart, 3, {}, {1}),
+    **{f"a decoder of {cell.__name__}{how}": (decoder(cell, loops), 5, {}, set())
+       for cell in (simple_cell, gated_cell)
+       for how, loops in (("", False), (", unrolled", True))},
     "repeated channels": (repeated(3), 3, {}, {1}),
     "repeated heads": (repeated(2), 3, {}, {1}),
     "experts read and written": (accumulated(""), 3, {}, {0, 1, 2}),
@@ -907,3 +981,41 @@ def test_what_follows_a_scale_that_is_computed_from_the_outputs_is_no_bias(named
 
     roles = short(named(function, {c: (4,) if c in "cf" else (4, 4) for c in "abcdef"}))
     assert {roles["c"], roles["f"]} == {"keep"}
+
+
+# Blocks with a projection, of the frameworks' own layers ------------------------------------------
+
+
+def test_a_group_norm_of_flax_leaves_no_resolution():
+    class Block(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.first = nnx.Conv(4, 8, (3, 3), rngs=rngs)
+            self.norm = nnx.GroupNorm(8, num_groups=4, rngs=rngs)
+            self.last = nnx.Conv(8, 8, (3, 3), rngs=rngs)
+            self.skip = nnx.Conv(4, 8, (1, 1), rngs=rngs)
+
+        def __call__(self, x):
+            return self.skip(x) + self.last(nnx.relu(self.norm(self.first(x))))
+
+    roles = infer_roles(irj.trace(Block(), (jnp.ones((2, 6, 6, 4)),)))
+    assert [name for name, role in roles.items() if role == "zero"] == ["last.kernel"]
+
+
+@pytest.mark.parametrize("how", ["before", "behind", "joined"])
+def test_a_repetition_or_group_norm_of_keras_leaves_no_resolution(how):
+    """A generator's block, a decoder's one, and one of a diffusion model on joined levels."""
+    layers, relu = keras.layers, keras.ops.relu
+    given = x = keras.Input((6, 6, 4))
+    first, last = (layers.Conv2D(8, 3, padding="same", name=name) for name in ("first", "last"))
+    skip = layers.Conv2D(8, 1, name="skip")
+    up = layers.UpSampling2D(2)
+    if how == "before":
+        y = last(relu(first(up(relu(x))))) + skip(up(x))
+    elif how == "behind":
+        y = up(last(relu(first(x)))) + skip(up(x))
+    else:
+        x = layers.concatenate([x, up(layers.Conv2D(4, 3, 2, padding="same", name="down")(x))])
+        y = last(relu(first(relu(layers.GroupNormalization(4)(x))))) + skip(x)
+    roles = infer_roles(irk.trace(keras.Model(given, y), np.ones((2, 6, 6, 4), "float32")))
+    assert [name for name, role in roles.items() if role == "zero"] == ["last/kernel"]

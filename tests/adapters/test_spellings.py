@@ -908,3 +908,39 @@ def test_a_tie_says_what_is_so_and_scores_are_none(framework, kind):
         assert abs(alone - X).min() > 0.1  # the second term is not small without its weight
     else:
         assert (abs(whole) <= abs(X)).all()  # two terms multiply no signal
+
+
+@pytest.mark.parametrize("order", ["qlm", "qml", "lmq"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_additive_attention_has_no_branch_in_any_order(framework, order):
+    """Query, memory and places, as in Tacotron 2: what `v tanh(q + l + m)` reads are scores."""
+
+    def function(np_, p, x):
+        m = MORE[id(np_)]
+        h, memory, weights = x[:, 0], x @ p["m"], 0.2 * m.ones((3, 5, 1))
+        for _ in range(3):
+            terms = {"q": (h @ p["q"])[:, None], "l": weights @ p["l"], "m": memory}
+            first, second, third = (terms[name] for name in order)
+            scores = m.exp(np_.tanh(first + second + third) @ p["v"])
+            weights = scores / m.sum(scores, 1)[:, None]
+            h = np_.tanh(m.sum(weights * x, 1) @ p["c"])
+        return h @ p["d"]
+
+    sizes = dict.fromkeys("mqcd", (8, 8)) | {"l": (1, 8), "v": (8, 1)}
+    roles, run = framework(function, sizes, X)
+    assert "zero" not in roles.values()
+    rng = np.random.default_rng(1)
+    some = {name: rng.normal(size=size).astype("float32") for name, size in sizes.items()}
+    assert abs(run(some, X) - run(some | {"q": 0 * some["q"]}, X)).max() > 1e-3  # it asks
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_number_of_each_row_may_be_all_that_a_model_gives(framework):
+    """A chance is no gate of other signals: what it is computed from has a residual branch."""
+
+    def function(np_, p, x):
+        y = np_.exp(np_.tanh(x + f(np_, p, x)) @ p["v"])
+        return (y / (1 + y))[..., 0]
+
+    roles, _ = framework(function, AB | {"v": (8, 1)}, X)
+    assert {name[-1] for name, role in roles.items() if role == "zero"} == {"b"}
