@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from ._makers import Kernel, makers
 from ._parameter import Parameter, Seen, node_of, with_rows
 from ._struck import distances, frozen, live, returned, struck
 from ._summed import Gathered, Weighed, gather, loops_of, members_in, whole
-from ._units import Places, Unit, merged, placed
+from ._units import Places, Unit, carried, merged, placed
 from ._values import Operation, Signal, Value
 
 __all__ = ["Nodes"]
@@ -112,6 +112,7 @@ class Nodes:
         self._ways: dict[tuple[str, str], list[Places]] = {}  # of a node's input: where axes go
         self._steps_to: dict[str, list[tuple[str, Places]]] = {}  # the same, of all signals
         self._outputs: dict[str, frozenset[int]] = {}  # per weight operation: axes of its outputs
+        self._fed: dict[str, Places] = {}  # per weight operation: where the axes of its data go
         self._addends: dict[str, list[Addend]] = {}  # per node: what is added there
         self._factors: dict[tuple[str, int], list[Unit]] = {}  # the units of a product's input
         self._done: dict[str, str] = {}
@@ -515,6 +516,20 @@ class Nodes:
     @property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: given.shape for name, given in self.parameters.items()}
+
+    def carried(
+        self, graph: Graph, starts: Mapping[str, Collection[int]]
+    ) -> dict[str, frozenset[int]]:
+        """Return the axes of each node of the graph along which some axes of the starts may lie."""
+        steps = {
+            node.name: [
+                (name, places or self._turns.get(node.name, {}))
+                for name, places in self._steps_to.get(node.name, ())
+            ]
+            for node in graph.nodes
+        }
+        fed = {name: [(self._data[name].node, places)] for name, places in self._fed.items()}
+        return carried(graph.nodes, {**steps, **fed}, starts)
 
     def uses(self) -> dict[str, tuple[str, ...]]:
         """Return the known nodes that use each parameter; unused parameters are absent.
