@@ -212,6 +212,10 @@ def _sum(call: Call) -> Value:
 
 
 def _bound(call: Call) -> Value:
+    if (initial := call.op.initial) is not None:  # a clamp of the result
+        bound = _extreme(initial, np.max)
+        limits = (bound, None) if call.kind == "Max" else (None, bound)
+        return _other(call, word=clamped(*limits))
     return call.draw.extreme(call.name, call.values[0], call.axes, call.shape, "pool")
 
 
@@ -389,8 +393,8 @@ def _word(op: Any, kind: str, args: Any) -> str:
     if kind == "Clip":
         bounds = (_extreme(op.x_min, np.max), _extreme(op.x_max, np.min))
         return clamped(*bounds)
-    if np.any(getattr(op, "fill_value", 0) or 0) or getattr(op, "initial", None) is not None:
-        return "offset"  # another number fills what is outside an image, or starts a maximum
+    if np.any(getattr(op, "fill_value", 0) or 0):
+        return "offset"  # another number fills what is outside an image
     if kind == "Power" and len(args) == 2:
         is_known = isinstance(args[1], (int, float)) or _is_offset(args[1])
         return power(keras.ops.convert_to_numpy(args[1]).min() if is_known else None)

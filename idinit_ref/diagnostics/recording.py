@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -42,6 +42,7 @@ class Recording:
         self._units: dict[str, tuple[int, int] | None] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._hidden: dict[Any, tuple[Any, set[str]]] = {}  # of integers: the nodes before them
+        self._turned = set[str]()  # nodes whose first axis does not hold the samples
 
     def see(
         self, node: str, x: Any, units: tuple[int, int] | None = None, is_sum: bool = False
@@ -87,6 +88,9 @@ class Recording:
         """Record the graph of a drawing, the uses of parameters, and where gradients stop."""
         self.record.graph, self.record.uses = graph, drawing.uses()
         self.record.stops = drawing.stops
+        starts = {node.name: [0] for node in graph.nodes if node.kind == "input" and node.shape}
+        held = drawing.carried(graph, starts)
+        self._turned = {name for name, axes in held.items() if axes and 0 not in axes}
 
     def end(
         self,
@@ -137,6 +141,11 @@ class Recording:
             }
             for group, dtypes in self._dtypes.items()
         }
+        ends = self.record.graph.outputs
+        is_each = len(ends) == len(facts["outputs"])  # some may be returned twice, or no signal
+        turned = {str(at) for at, name in enumerate(ends) if is_each and name in self._turned}
+        facts["nodes"] = _without_samples(facts["nodes"], self._turned)
+        facts["outputs"] = _without_samples(facts["outputs"], turned)
         inputs, nodes = facts["inputs"], facts["nodes"]
         blocks = {
             name: self.record.blocks[name]._replace(gradient=fact)
@@ -154,6 +163,15 @@ class Recording:
             blocks=blocks,
             input_gradients=facts["starts"],
         )
+
+
+def _without_samples(
+    facts: Mapping[str, TensorFacts], names: Collection[str]
+) -> dict[str, TensorFacts]:
+    """Return facts, of which some compare no samples: other rows lie along the first axis."""
+    return {
+        name: fact._replace(spread=None) if name in names else fact for name, fact in facts.items()
+    }
 
 
 def _key(x: Any) -> Any:

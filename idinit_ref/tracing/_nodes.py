@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from ..roles.graph import Does, Graph, Node, NodeKind
@@ -11,7 +11,7 @@ from ._made import Made, Shape, names_of
 from ._makers import Kernel
 from ._records import Met, Records
 from ._settled import settled
-from ._units import Places, Unit, merged, placed
+from ._units import Places, Unit, carried, merged, placed
 from ._values import Operation, Signal, Value
 
 __all__ = ["Nodes"]
@@ -237,3 +237,18 @@ class Nodes(Records):
             for values in (outputs, also)
         )
         return settled(self, ends, others)
+
+    def carried(
+        self, graph: Graph, starts: Mapping[str, Collection[int]]
+    ) -> dict[str, frozenset[int]]:
+        """Return the axes of each node of the graph along which some axes of the starts may lie."""
+        axes, weights = self.axes, self.weights
+        steps = {
+            node.name: [
+                (name, places or axes.turns.get(node.name, {}))
+                for name, places in axes.steps.get(node.name, ())
+            ]
+            for node in graph.nodes
+        }
+        fed = {name: [(weights.data[name].node, places)] for name, places in weights.fed.items()}
+        return carried(graph.nodes, {**steps, **fed}, starts)

@@ -200,6 +200,7 @@ class Products(Aligned):
         operation = Operation(sizes, kinds, each=each, reads=frozenset(reads))
         track = Track(operation, View(tuple(axes)))
         found = self.weigh(name, made, signal, operation, Signal("", shape, (track,)))
+        self.weights.fed[found.node] = summed_by(rest, out)
         moved = dict(zip(rest, signal.moved, strict=False))
         return found._replace(shift=shift_of(tuple(moved.get(label, 0) for label in out)))
 

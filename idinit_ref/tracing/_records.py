@@ -66,6 +66,7 @@ class Weights(_Copied):
     data: dict[str, Signal] = field(default_factory=dict)
     reads: dict[str, frozenset[int]] = field(default_factory=dict)
     outputs: dict[str, frozenset[int]] = field(default_factory=dict)
+    fed: dict[str, Places] = field(default_factory=dict)  # where the axes of its data go
     gathered: dict[str, Gathered] = field(default_factory=dict)  # sums over a weight's batch axes
     shrunk: dict[str, float] = field(default_factory=dict)  # the number by which a node multiplies
     kernels: dict[str, Kernel] = field(default_factory=dict)  # signals that may be matrices

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..roles.graph import Node
 from ._axes import View
 
-__all__ = ["Places", "Unit", "left_by", "merged", "placed", "seen_by", "spread_to", "summed_by"]
+__all__ = [
+    "Places",
+    "Unit",
+    "carried",
+    "left_by",
+    "merged",
+    "placed",
+    "seen_by",
+    "spread_to",
+    "summed_by",
+]
 
 Places = Mapping[int, Collection[int]]
 """The axes of a result to which each axis of an operand goes: none if it is summed. Where an axis
@@ -78,3 +89,30 @@ def left_by(rank: int, axes: Sequence[int], shape: Sequence[int] | None) -> Plac
     is_kept = shape is not None and len(shape) == rank  # the summed axes stay, with size 1
     left = [axis for axis in range(rank) if is_kept or axis not in axes]
     return {axis: () if axis in axes else (left.index(axis),) for axis in range(rank)}
+
+
+def carried(
+    nodes: Iterable[Node],
+    steps: Mapping[str, Sequence[tuple[str, Places]]],
+    starts: Mapping[str, Collection[int]],
+) -> dict[str, frozenset[int]]:
+    """Return the axes of each node along which some axes of the starts may lie.
+
+    An axis may go anywhere where it is not known where it goes.
+
+    >>> x, mean = Node("x", "input", shape=(4, 3)), Node("mean", inputs=("x",), shape=(3,))
+    >>> copies = Node("copies", inputs=("x",), shape=(2, 4, 3))
+    >>> steps = {"copies": [("x", {0: (1,), 1: (2,)})], "mean": [("x", {0: (), 1: (0,)})]}
+    >>> [sorted(axes) for axes in carried([x, mean, copies], steps, {"x": [0]}).values()]
+    [[0], [], [1]]
+    """
+    found: dict[str, frozenset[int]] = {}
+    for node in nodes:
+        axes, rank = set(starts.get(node.name, ())), len(node.shape or (1,))
+        ways = steps.get(node.name, ())
+        for before in set(node.inputs):
+            own = [places for name, places in ways if name == before] or [{}]
+            for old in found.get(before, ()):
+                axes.update(at for places in own for at in places.get(old, range(rank)))
+        found[node.name] = frozenset(axes)
+    return found

@@ -375,8 +375,8 @@ STORED = {
     "concatenated": (
         concatenated, {"q": like(D, D), "k": like(D, 8), "b": like(D), "c": like(8)}, X,
         {"q": ("transit", {"layout": "IO"}, ""), "k": ("transit", {"layout": "IO"}, ""),
-         "b": ("bias", {"adds_to": ("q: product",)}, ""),
-         "c": ("bias", {"adds_to": ("q: product",)}, "")},
+         "b": ("bias", {"adds_to": ("q: product (2)",)}, ""),
+         "c": ("bias", {"adds_to": ("k: product",)}, "")},
     ),
     "parts of a weight": (
         lambda p, x: jnp.tanh(x @ p["w"][:, :D]) * (x @ p["w"][:, D:]), {"w": like(D, 2 * D)}, X,
@@ -389,7 +389,7 @@ STORED = {
     "channels that are split": (
         lambda p, x: [jnp.tanh(part) for part in jnp.split(conv(x, p["w"]), 2, -1)],
         {"w": like(3, 3, 3, 16)}, IMAGES,
-        {"w": ("transit", {"layout": "HWIO", "tap": (1, 1)}, "")},
+        {"w": ("transit", {"layout": "HWIO", "blocks": (8, 8), "tap": (1, 1)}, "")},
     ),
     "dilated": (
         lambda p, x: conv(x, p["w"], [(4, 0), (2, 2)], rhs_dilation=(2, 2)),
@@ -420,11 +420,12 @@ STORED = {
                            "parted": ((3, 3, 3, 4, 8), "OHWIO")}, "")},
     ),
     "layers in a Python loop": (
-        looped, {"w": like(3, D, D)}, X, {"w": ("zero", {"layout": "LIO"}, "")},
+        looped, {"w": like(3, D, D)}, X,
+        {"w": ("zero", {"layout": "LIO", "parts": "L"}, "")},
     ),
     "layers by the counter of a loop": (
         lambda p, x: lax.fori_loop(0, 3, lambda i, x: x + jnp.tanh(x) @ p["w"][i], x),
-        {"w": like(3, D, D)}, X, {"w": ("zero", {"layout": "LIO"}, "")},
+        {"w": like(3, D, D)}, X, {"w": ("zero", {"layout": "LIO", "parts": "L"}, "")},
     ),
     "a layer by an input": (
         lambda p, x, i: x @ p["w"][i], {"w": like(3, D, D)}, (X, like(dtype=jnp.int32)),
@@ -456,7 +457,7 @@ STORED = {
     ),
     "parts inside of heads": (
         lambda p, x: jnp.split((x @ p["w"]).reshape(2, 8, 4, 12), 3, -1), {"w": like(D, 48)}, X,
-        {"w": ("transit", {"layout": "IO"}, "")},
+        {"w": ("transit", {"layout": "IOL", "parts": "L", "parted": ((D, 4, 3, 4), "IOLO")}, "")},
     ),
     "one part, and parts that overlap": (
         lambda p, x: [(x @ p["w"])[..., :9], (x @ p["v"])[..., 7:], (x @ p["v"])[..., :9]],
@@ -466,7 +467,7 @@ STORED = {
     ),
     "every second": (
         lambda p, x: (lambda y: y[..., ::2] * y[..., 1::2])(x @ p["w"]), W, X,
-        {"w": ("transit", {"layout": "IO"}, "")},
+        {"w": ("transit", {"layout": "IOL", "parts": "L", "parted": ((D, 8, 2), "IOL")}, "")},
     ),
     "layers along another axis": (
         lambda p, x: lax.scan(lambda x, w: (x + x @ w, None), x, p["w"].swapaxes(0, 1))[0],
@@ -564,7 +565,7 @@ STORED = {
     ),
     "a choice by a mask of bools": (
         lambda p, x: x @ jnp.where(p["m"], p["w"], 0), {**W, "m": like(D, D, dtype=jnp.bool_)}, X,
-        {"w": ("keep", {"layout": "IO"}, done("masked by m")),
+        {"w": ("keep", {"layout": "IO", "magnitude": done("masked by m")}, done("masked by m")),
          "m": ("keep", {"layout": "IO"}, "bool: not a floating parameter")},
     ),
     "a constant mask": (
@@ -604,7 +605,7 @@ STORED = {
         lambda p, x: x @ (p["q"].astype("float32") * p["s"]),
         {"q": like(D, 8, dtype=jnp.int8), "s": like(1, 8)}, X,
         {"q": ("keep", {"layout": "IO"}, "int8: not a floating parameter"),
-         "s": ("keep", {"layout": "IO"}, "a part of the quantised weight q")},
+         "s": ("keep", {"scales": ("q: product: product",)}, "")},
     ),
     "unused": (
         lambda p, x: x @ p["w"], {**W, "u": like(D, D)}, X,

@@ -353,11 +353,16 @@ class Experts(nn.Module):
 
 
 EXPERTS = {"router.weight": "transit", "gate_up": "transit", "down": "zero", "bias": "bias"}
-EXPERTS_STORED = {
-    "gate_up": {"layout": "EOI", "blocks": (6, 6)},
-    "down": {"layout": "EIO"},
-    "router.weight": {"layout": "OI"},
-}
+
+
+def stored_experts(kind):
+    """How a graph says that the experts are stored; in a loop, also that each is read alone."""
+    alone = kind == "loop"
+    return {
+        "gate_up": {"layout": "EOI", "blocks": (6, 6), **({"parts": "EO"} if alone else {})},
+        "down": {"layout": "EIO", **({"parts": "E"} if alone else {})},
+        "router.weight": {"layout": "OI"},
+    }
 
 
 class Recurrent(nn.Module):
@@ -580,7 +585,7 @@ CASES: dict[str, Case] = {
     ),
     **{
         f"experts {kind}": Case(
-            lambda kind=kind: Experts(kind), image(5, 8), EXPERTS, EXPERTS_STORED
+            lambda kind=kind: Experts(kind), image(5, 8), EXPERTS, stored_experts(kind)
         )
         for kind in ("loop", "batched", "selected")
     },

@@ -192,8 +192,12 @@ MODELS = {
         IDS,
         {**LLAMA, **MIXTURE},
         {
-            "model.layers.0.mlp.experts.gate_up_proj": {"layout": "EOI", "blocks": (32, 32)},
-            "model.layers.0.mlp.experts.down_proj": {"layout": "EOI"},
+            "model.layers.0.mlp.experts.gate_up_proj": {
+                "layout": "EOI",
+                "blocks": (32, 32),
+                "parts": "EO",
+            },
+            "model.layers.0.mlp.experts.down_proj": {"layout": "EOI", "parts": "E"},
         },
     ),
     "mixtral, in batches": case(
