@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from .dominators import ROOT
 from .ends import Ends, Vanishing
-from .flow import Flow
+from .flow import GATES, Flow
 from .meet import Meetings
 from .scores import Scores
 from .ways import Way
@@ -348,6 +348,8 @@ class Adds:
         flow, base = self._flow, node
         while flow.nodes[base].does == "move" and len(flow.inputs[base]) == 1:
             (base,) = flow.inputs[base]
+        if flow.nodes[base].does in GATES:
+            return None  # heads, which moves put together
         before, after = flow.nodes[base].shape or (), flow.nodes[node].shape or ()
         if not len(before) == len(after) == rank or prod(before) != prod(after):
             return None

@@ -136,6 +136,7 @@ TORCH = SimpleNamespace(
     sin=torch.sin, sign=torch.sign, log1p=torch.log1p,
     state=torch.zeros, total=lambda x: x.sum(1), scan=unrolled,
     by_time=lambda x: x.transpose(0, 1),
+    turned=lambda x: x.transpose(1, 2),
 )  # fmt: skip
 JAX = SimpleNamespace(
     relu=jax.nn.relu, tanh=jnp.tanh, abs=jnp.abs, power=jnp.power, flip=lambda x: jnp.flip(x, 1),
@@ -159,13 +160,14 @@ JAX = SimpleNamespace(
         x, jnp.ones((3, 1, 4)) / 3, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=4),
     write=jax_write, unstack=jnp.unstack, softmax=jax.nn.softmax,
-    turn=lambda x: jnp.swapaxes(x, 1, 2), sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus,
+    turn=lambda x: jnp.swapaxes(x, -1, -2), sigmoid=jax.nn.sigmoid, softplus=jax.nn.softplus,
     exp=jnp.exp,
     take=lambda x, rows: x[rows], tokens=lambda x, rows, y: x.at[rows].set(y),
     cover=lambda x, k, part: x.at[..., k : k + 2].set(part),
     sin=jnp.sin, sign=jnp.sign, log1p=jnp.log1p,
     state=jnp.zeros, total=lambda x: x.sum(1), scan=jax.lax.scan,
     by_time=lambda x: x.swapaxes(0, 1),
+    turned=lambda x: x.swapaxes(1, 2),
 )  # fmt: skip
 KERAS = SimpleNamespace(
     relu=ops.relu, tanh=ops.tanh, abs=ops.abs, power=ops.power, flip=lambda x: ops.flip(x, 1),
@@ -186,7 +188,7 @@ KERAS = SimpleNamespace(
     resized=lambda x: ops.image.resize(x[:, :3, :, None], (5, 4))[..., 0],
     blurred=lambda x: ops.depthwise_conv(x, np.ones((3, 4, 1), "float32") / 3, 1, "same"),
     write=keras_write, unstack=ops.unstack, softmax=ops.softmax,
-    turn=lambda x: ops.transpose(x, (0, 2, 1)), sigmoid=ops.sigmoid, softplus=ops.softplus,
+    turn=lambda x: ops.swapaxes(x, -1, -2), sigmoid=ops.sigmoid, softplus=ops.softplus,
     exp=ops.exp,
     take=lambda x, rows: ops.take(x, rows, 0),
     tokens=lambda x, rows, y: ops.scatter_update(x, rows[:, None], y),
@@ -194,6 +196,7 @@ KERAS = SimpleNamespace(
     sin=ops.sin, sign=ops.sign, log1p=ops.log1p,
     state=ops.zeros, total=lambda x: ops.sum(x, 1), scan=keras_scan,
     by_time=lambda x: ops.transpose(x, (1, 0, 2)),
+    turned=lambda x: ops.swapaxes(x, 1, 2),
 )  # fmt: skip
 
 
@@ -479,6 +482,18 @@ def enlarged_apart(np_, layers, b, x):
     return layers[2](enlarged(np_, x)) + branch
 
 
+def attentive(np_, layers, b, x):
+    """Attention on a picture, with a weight in the skip; its heads are no places."""
+
+    def heads(layer):
+        return np_.turned(np_.reshape(layer(x), (3, 16, 2, 2)))
+
+    x = enlarged(np_, picture(np_, x))
+    q, k, v = map(heads, layers[:3])
+    values = np_.turned(np_.softmax(q @ np_.turn(k)) @ v)
+    return layers[4](x) + layers[3](np_.reshape(values, (3, 4, 4, 4)))
+
+
 def decoder(cell, loops=False):
     """A recurrent cell that reads one row and what its state asks of all rows."""
 
@@ -617,6 +632,7 @@ KINDS = {
         projected(lambda np_, x: x, grouped), 4, {}, {2}),
     "a projection block on an enlarged picture": (
         projected(lambda np_, x: enlarged(np_, picture(np_, x))), 4, {}, {2}),
+    "attention on a picture": (attentive, 5, {}, {3}),
     "a block that enlarges its picture": (enlarged_apart, 3, {}, {1}),
     **{f"a decoder of {cell.__name__}{how}": (decoder(cell, loops), 5, {}, set())
        for cell in (simple_cell, gated_cell)
